@@ -1,0 +1,43 @@
+"""What leaves this package: one micro-batch."""
+
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A sample that could not be used and was replaced. reason: one of data.transforms.REASONS."""
+
+    reason: str
+    url: str
+    key: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A micro-batch of one rank.
+
+    images: uint8 [B, 3, H, W], RGB. tokens: int64 [B, L]. captions: B strings.
+    numbers: int64 [B], global sample numbers, to key whatever is random about a sample.
+    faults: samples replaced in this batch, in the order of their numbers.
+    """
+
+    images: Tensor
+    tokens: Tensor
+    captions: list[str]
+    numbers: Tensor
+    faults: list[Fault] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory. torch's DataLoader calls this by name."""
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            tokens=self.tokens.pin_memory(),
+            numbers=self.numbers.pin_memory(),
+        )

@@ -1,0 +1,65 @@
+"""What went wrong between this machine and a store: error kinds, and the remedy for each."""
+
+import os
+from typing import Any
+
+from data.errors import DataError, NotFound
+
+REFUSED = {
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "Forbidden",
+    "ExpiredToken",
+    "InvalidToken",
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "ProfileNotFound",
+    "PermissionError",
+    "TokenRefreshRequired",
+}
+MISSING = {"NoSuchBucket", "NoSuchKey", "FileNotFoundError", "NotADirectoryError"}
+
+
+def kinds(error: BaseException) -> set[str]:
+    """Class names and S3 error codes of an error and of those that caused it."""
+    found: set[str] = set()
+    seen: BaseException | None = error
+    while seen is not None:
+        found |= {kind.__name__ for kind in type(seen).__mro__}
+        response = getattr(seen, "response", None)
+        if isinstance(response, dict):
+            found.add(str(response.get("Error", {}).get("Code", "")))
+        seen = seen.__cause__  # not __context__: what was handled on the way is no cause
+    return found
+
+
+def ask(fs: Any, folder: str) -> None:
+    """One small question that tells a missing bucket from an empty one."""
+    path = fs._strip_protocol(folder)
+    if hasattr(fs, "call_s3"):
+        bucket, _, prefix = path.partition("/")
+        fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
+    elif not fs.exists(path):
+        raise FileNotFoundError(path)
+
+
+def remedy(
+    url: str, endpoint_url: str | None, profile: str | None, anonymous: bool, error: DataError
+) -> DataError:
+    """The error of `Storage.check` for the first of `urls`, with what to do about it."""
+    endpoint = endpoint_url or os.environ.get("AWS_ENDPOINT_URL") or "the protocol's own endpoint"
+    if kinds(error) & REFUSED:
+        who = "anonymous access" if anonymous else f"the credentials (profile={profile})"
+        return DataError(
+            f"the store at {endpoint} refused {who} for {url}: {error.__cause__}. Set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or a profile, that may list and read it"
+        )
+    if isinstance(error, NotFound):
+        return DataError(
+            f"{url} is missing: its bucket or folder does not exist. Check the name, or create it"
+        )
+    return DataError(
+        f"the store at {endpoint} cannot be reached for {url}: {error.__cause__}. Check the endpoint URL, "
+        "and that the store is up and reachable from this machine"
+    )

@@ -1,0 +1,12 @@
+"""The exceptions that this package raises for input that a person has to put right."""
+
+
+class DataError(Exception):
+    """Data cannot be found, reached, read or trusted.
+
+    The message names the URL or key, the value that was found, and what to do about it.
+    """
+
+
+class NotFound(DataError):
+    """The store answered, and there is no such object, bucket or file."""

@@ -1,0 +1,138 @@
+"""From global sample numbers to a batch: order, bytes and transforms put together."""
+
+import zlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.batch import Batch, Fault
+from data.errors import DataError, NotFound
+from data.index import Index
+from data.offsets import Entry
+from data.order import Order, keyed_raw
+from data.stream import Storage
+from data.transforms import BadSample, choose_caption, decode_image, fit, image_bytes
+
+_REPLACEMENT = 1  # a keyed stream of its own; the transforms draw from stream 0
+_REPLACEMENTS = 20
+
+
+class Samples(Dataset[Batch]):
+    """A torch data set whose items are micro-batches: of a list of global sample numbers it makes a Batch.
+
+    An error that must end the run is returned, because torch would wrap a raised one in a worker's traceback.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        storage: Storage,
+        order: Order,
+        seed: int,
+        image_size: int,
+        tokenize: Callable[[list[str]], Tensor],
+        flip: bool,
+        smallest_side: int,
+        max_pixels: int,
+    ) -> None:
+        self.index = index
+        self.storage = storage
+        self.order = order
+        self.seed = seed
+        self.image_size = image_size
+        self.tokenize = tokenize
+        self.flip = flip
+        self.smallest_side = smallest_side
+        self.max_pixels = max_pixels
+
+    def __getitem__(self, number: int) -> Batch:
+        raise NotImplementedError("samples come in micro-batches")
+
+    def __getitems__(self, numbers: Sequence[int]) -> Batch | Exception:
+        try:
+            return self._batch(numbers)
+        except DataError as error:
+            return error
+
+    def _batch(self, numbers: Sequence[int]) -> Batch:
+        self.storage.prefetch(
+            (url, *_span(entry)) for url, entry in map(self._entry_at, numbers) if entry.members
+        )
+        faults: list[Fault] = []
+        samples = [self._sample(number, faults) for number in numbers]
+        captions = [caption for _, caption in samples]
+        images = np.stack([image for image, _ in samples])  # [B, H, W, 3]
+        return Batch(
+            images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+            tokens=self.tokenize(captions),
+            captions=captions,
+            numbers=torch.tensor(numbers, dtype=torch.int64),
+            faults=faults,
+        )
+
+    def _entry_at(self, number: int) -> tuple[str, Entry]:
+        return self.index.sample(self.order.position(number))
+
+    def _sample(self, number: int, faults: list[Fault]) -> tuple[NDArray[np.uint8], str]:
+        """Image uint8 [size, size, 3] and caption; a bad sample's spare depends on (seed, number) alone."""
+        url, entry = self._entry_at(number)
+        spares = keyed_raw((self.seed, number), (0, _REPLACEMENT), _REPLACEMENTS)
+        for spare in [*spares, None]:
+            try:
+                return self._read(url, entry, number)
+            except BadSample as error:
+                faults.append(Fault(error.reason, url, entry.key, number))
+            if spare is not None:
+                url, entry = self.index.sample(int(spare) % len(self.index))
+        raise DataError(
+            f"sample number {number} and {_REPLACEMENTS} others in its place are bad, the last: "
+            f"{faults[-1]}. Check that these are the right shards"
+        )
+
+    def _read(self, url: str, entry: Entry, number: int) -> tuple[NDArray[np.uint8], str]:
+        if entry.fault == "truncated":
+            raise BadSample("truncated", "the shard ends within the sample")
+        members = self._members(url, entry)
+        generator = np.random.Generator(np.random.Philox(key=_key(self.seed, number)))
+        caption = choose_caption(members, generator)
+        image = decode_image(image_bytes(members), self.max_pixels)
+        return fit(image, self.image_size, generator, self.flip, self.smallest_side), caption
+
+    def _members(self, url: str, entry: Entry) -> dict[str, bytes]:
+        if not entry.members:
+            return {}
+        for last_try in (False, True):
+            start, stop = _span(entry)
+            try:
+                data = self.storage.read(url, start, stop)
+            except NotFound as error:
+                raise BadSample("missing", str(error)) from error
+            short = len(data) < stop - start
+            members = {
+                extension: data[member.offset - start : member.offset - start + member.size]
+                for extension, member in entry.members.items()
+            }
+            corrupt = any(
+                member.crc32 is not None and zlib.crc32(members[extension]) != member.crc32
+                for extension, member in entry.members.items()
+            )
+            if not short and not corrupt:
+                break
+            if last_try:
+                raise BadSample("truncated" if short else "corrupt", f"{len(data)} of {stop - start} bytes")
+            self.storage.forget(url)  # a ranged read is not verified on the way: ask the store once more
+        return members
+
+
+def _span(entry: Entry) -> tuple[int, int]:
+    """Bytes of the shard that hold all members of a sample."""
+    members = entry.members.values()
+    return min(member.offset for member in members), max(member.offset + member.size for member in members)
+
+
+def _key(seed: int, number: int) -> NDArray[np.uint64]:
+    return np.array([seed, number], dtype=np.uint64)

@@ -1,0 +1,298 @@
+"""Bytes from any fsspec URL: ranged reads in cached blocks, retried, with errors that name the URL."""
+
+import fnmatch
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from data.atomic import write_atomically
+from data.blocks import BlockCache
+from data.diagnosis import MISSING, REFUSED, ask, kinds, remedy
+from data.errors import DataError, NotFound
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Urls = list[str]  # `Storage.list` hides the builtin inside the class
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 20.0
+_CHECK_SECONDS = 3.0
+
+
+class Storage:
+    """Reads and writes objects by URL: a local path, file://, s3://, or any other fsspec protocol.
+
+    endpoint_url: of an S3-compatible store; None leaves it to AWS_ENDPOINT_URL or the profile.
+    profile: section of the AWS configuration files. Keys come from the environment or the profile, never from
+    arguments. anonymous: send unsigned requests, for public buckets.
+    retries: attempts after the first; between them it waits, doubling from 0.2 s, with jitter.
+    timeout_seconds: to connect, and between two pieces of an answer.
+    block_bytes: ranged reads are rounded to blocks of this size. cache_bytes: for them, in each process.
+    connections: requests at the same time in `prefetch`.
+
+    A copy in a forked or spawned process opens its own connections. Every read that fails for good raises
+    DataError with the URL, the last error and the number of attempts (NotFound when the object is not there).
+    """
+
+    def __init__(
+        self,
+        endpoint_url: str | None = None,
+        profile: str | None = None,
+        anonymous: bool = False,
+        retries: int = 5,
+        timeout_seconds: float = 20.0,
+        block_bytes: int = 1 << 20,
+        cache_bytes: int = 256 << 20,
+        connections: int = 8,
+    ) -> None:
+        if not 1 <= block_bytes <= cache_bytes:
+            raise DataError(f"block_bytes={block_bytes} must lie in 1 … cache_bytes={cache_bytes}")
+        if retries < 0 or timeout_seconds <= 0 or connections < 1:
+            raise DataError(
+                f"retries={retries} must be 0 or more, timeout_seconds={timeout_seconds} above 0, "
+                f"connections={connections} at least 1"
+            )
+        self.endpoint_url = endpoint_url
+        self.profile = profile
+        self.anonymous = anonymous
+        self.retries = retries
+        self.timeout_seconds = timeout_seconds
+        self.block_bytes = block_bytes
+        self.cache_bytes = cache_bytes
+        self.connections = connections
+        self._forget_process()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget_process()
+
+    def _forget_process(self) -> None:
+        self._process = os.getpid()
+        self._filesystems: dict[str, Any] = {}
+        self._blocks = BlockCache(self.cache_bytes)
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+
+    # ---- whole objects
+
+    def read(self, url: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Bytes [start, stop) of an object, fewer where it ends earlier; the whole object without `stop`."""
+        if stop is None:
+            data = self._retried(url, lambda fs, path: fs.cat_file(path))
+            return bytes(data[start:])
+        first, last = start // self.block_bytes, max(start, stop - 1) // self.block_bytes
+        if (last - first + 1) * self.block_bytes > self.cache_bytes // 2:
+            return self._range(url, start, stop)  # would push everything else out of the cache
+        blocks = b"".join([self._block(url, number) for number in range(first, last + 1)])
+        return blocks[start - first * self.block_bytes : stop - first * self.block_bytes]
+
+    def prefetch(self, ranges: Iterable[tuple[str, int, int]]) -> None:
+        """Bring the blocks of these (url, start, stop) into the cache, several at a time.
+
+        An object that is not there is left for the read that needs it.
+        """
+        self._check_process()
+        wanted = {
+            (url, number): None
+            for url, start, stop in ranges
+            for number in range(start // self.block_bytes, max(start, stop - 1) // self.block_bytes + 1)
+        }
+        missing = [key for key in wanted if key not in self._blocks][: self.cache_bytes // self.block_bytes]
+        if len(missing) < 2:
+            return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.connections, "storage")
+        for future in [self._pool.submit(self._block, url, number) for url, number in missing]:
+            with suppress(NotFound):
+                future.result()
+
+    def forget(self, url: str) -> None:
+        """Drop what is cached of `url`, so that the next read asks the store again."""
+        self._check_process()
+        self._blocks.forget(url)
+
+    def size(self, url: str) -> int:
+        """Bytes of an object."""
+        return int(self._retried(url, lambda fs, path: fs.size(path)))
+
+    def exists(self, url: str) -> bool:
+        """Whether there is such an object."""
+        try:
+            return bool(self._retried(url, lambda fs, path: fs.info(path)["type"] == "file"))
+        except NotFound:
+            return False
+
+    def write(self, url: str, data: bytes) -> None:
+        """Write an object; readers see the whole of it or none. Local folders are made as needed."""
+
+        def put(fs: Any, path: str) -> None:
+            if "://" in url and not url.startswith("file://"):
+                fs.pipe_file(path, data)
+            else:
+                write_atomically(path, data)
+
+        self._retried(url, put)
+        self.forget(url)
+
+    def list(self, url: str) -> Urls:
+        """URLs of the objects directly in a folder, sorted; empty when there are none."""
+
+        def find(fs: Any, path: str) -> Urls:
+            found = fs.ls(path, detail=True)
+            return sorted(
+                join(url, entry["name"].rsplit("/", 1)[-1]) for entry in found if entry["type"] == "file"
+            )
+
+        try:
+            return self._retried(url, find)
+        except NotFound:
+            return []
+
+    # ---- lists of shards
+
+    def expand(self, urls: str | Sequence[str]) -> Urls:
+        """URLs of shards from URLs with {00..99} or {a,b} braces, with *?[] in the last part, and of folders.
+
+        A folder stands for its *.tar, a .json (an index) for itself. Order is kept; sorted within a pattern.
+        """
+        from braceexpand import braceexpand
+
+        found: Urls = []
+        for pattern in [urls] if isinstance(urls, str) else urls:
+            for url in braceexpand(pattern):
+                name = url.rstrip("/").rsplit("/", 1)[-1]
+                if any(character in name for character in "*?["):
+                    folder = url[: -len(name)].rstrip("/")
+                    found += [
+                        shard for shard in self.list(folder or ".") if fnmatch.fnmatchcase(_name(shard), name)
+                    ]
+                elif name.endswith((".tar", ".json")):
+                    found.append(url)
+                else:
+                    found += [shard for shard in self.list(url) if shard.endswith(".tar")]
+        return found
+
+    def check(self, urls: str | Sequence[str]) -> Urls:
+        """The shards that `urls` stand for, after asking the store for the first one; a few seconds at most.
+
+        Raises DataError, with a different remedy each: the store cannot be reached; it refuses the
+        credentials; the bucket or folder is missing; nothing matches.
+        """
+        probe = Storage(
+            self.endpoint_url,
+            self.profile,
+            self.anonymous,
+            retries=0,
+            timeout_seconds=min(self.timeout_seconds, _CHECK_SECONDS),
+        )
+        first = urls if isinstance(urls, str) else next(iter(urls), "")
+        folder = first.split("{")[0].rsplit("/", 1)[0] if "/" in first else "."
+        try:
+            probe._retried(first, lambda fs, path: ask(fs, folder))
+            shards = probe.expand(urls)
+            if shards and not probe.exists(shards[0]):
+                shards = []
+        except DataError as error:
+            raise remedy(first, self.endpoint_url, self.profile, self.anonymous, error) from error
+        if not shards:
+            raise DataError(
+                f"no shard (*.tar) matches {urls!r}: the store was reached and the credentials accepted; "
+                "check the path, or write shards there with `ldm prepare`"
+            )
+        return shards
+
+    # ---- inside
+
+    def _check_process(self) -> None:
+        if self._process != os.getpid():  # forked: connections, threads and locks of the parent are of no use
+            # kept, not dropped: their finalizers would run on the event loop of the parent
+            self._of_parent = self._filesystems
+            self._forget_process()
+
+    def _filesystem(self, url: str) -> Any:
+        self._check_process()
+        protocol = url.split("://", 1)[0] if "://" in url else "file"
+        with self._lock:
+            if protocol not in self._filesystems:
+                self._filesystems[protocol] = self._open(protocol)
+            return self._filesystems[protocol]
+
+    def _open(self, protocol: str) -> Any:
+        import fsspec
+
+        if protocol not in ("s3", "s3a"):
+            return fsspec.filesystem(protocol, skip_instance_cache=True, use_listings_cache=False)
+        filesystem = fsspec.filesystem(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            profile=self.profile,
+            anon=self.anonymous,
+            skip_instance_cache=True,
+            use_listings_cache=False,  # another process may write what this one has found missing
+            config_kwargs={
+                "connect_timeout": self.timeout_seconds,
+                "read_timeout": self.timeout_seconds,
+                "retries": {"mode": "standard", "total_max_attempts": 1},
+                "max_pool_connections": self.connections + 2,
+            },
+        )
+        filesystem.retries = 1  # one layer of retries, ours: nested ones multiply to minutes before an error
+        return filesystem
+
+    def _block(self, url: str, number: int) -> bytes:
+        self._check_process()
+        data = self._blocks.get((url, number))
+        if data is None:
+            data = self._range(url, number * self.block_bytes, (number + 1) * self.block_bytes)
+            self._blocks.put((url, number), data)
+        return data
+
+    def _range(self, url: str, start: int, stop: int) -> bytes:
+        def fetch(fs: Any, path: str) -> bytes:
+            try:
+                return bytes(fs.cat_file(path, start=start, end=stop))
+            except Exception as error:
+                if "InvalidRange" in kinds(error):  # the object ends before `start`
+                    return b""
+                raise
+
+        return self._retried(url, fetch)
+
+    def _retried(self, url: str, action: Callable[[Any, str], T]) -> T:
+        began = time.monotonic()
+        for attempt in range(1, self.retries + 2):
+            try:
+                filesystem = self._filesystem(url)
+                return action(filesystem, filesystem._strip_protocol(url))
+            except Exception as error:  # each fsspec protocol raises its own kinds
+                found = kinds(error)
+                if found & MISSING:
+                    raise NotFound(f"{url} does not exist: {error}") from error
+                if found & REFUSED or isinstance(error, (DataError, ValueError, ImportError)):
+                    raise DataError(f"{url} cannot be used: {type(error).__name__}: {error}") from error
+                if attempt > self.retries:
+                    raise DataError(
+                        f"{url}: {type(error).__name__}: {error}; gave up after {attempt} attempts in "
+                        f"{time.monotonic() - began:.1f} s. Check that the store is up, then run again"
+                    ) from error
+                pause = min(_FIRST_PAUSE_SECONDS * 2 ** (attempt - 1), _LONGEST_PAUSE_SECONDS)
+                pause *= random.uniform(0.5, 1.5)  # keeps many readers from asking again at the same moment
+                log.warning("%s: %r; attempt %d, again in %.1f s", url, error, attempt, pause)
+                time.sleep(pause)
+        raise AssertionError("not reached")
+
+
+def join(folder: str, name: str) -> str:
+    """URL of `name` in `folder`."""
+    return f"{folder.rstrip('/')}/{name}"
+
+
+def _name(url: str) -> str:
+    return url.rsplit("/", 1)[-1]

@@ -1,0 +1,142 @@
+"""From the bytes of a sample to an image of the training size and its caption.
+
+What is random here (flip, choice among captions) is drawn from a generator keyed by (seed, sample number).
+"""
+
+import io
+import json
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+Reason = Literal[
+    "truncated",
+    "corrupt",
+    "missing",
+    "not_utf8",
+    "undecodable",
+    "no_caption",
+    "no_image",
+    "animated",
+    "too_many_pixels",
+    "too_small",
+]
+REASONS: tuple[str, ...] = get_args(Reason)
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif")
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # the other decoders of Pillow are not for untrusted files
+DEFAULT_MAX_PIXELS = 64_000_000
+
+
+class BadSample(Exception):
+    """A sample that cannot be used; `reason` is one of REASONS."""
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+def decode_image(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decode JPEG, PNG, WebP or GIF to uint8 RGB [H, W, 3], upright by its EXIF, transparency on white.
+
+    Raises BadSample: "animated" for more than one frame, "too_many_pixels" above `max_pixels` (read from the
+    header, before any pixel is decoded), "truncated", "undecodable".
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise BadSample("too_many_pixels", f"{image.width} x {image.height} is above {max_pixels}")
+            if getattr(image, "is_animated", False):
+                raise BadSample("animated")
+            return _rgb(image)
+    except BadSample:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadSample("too_many_pixels", str(error)) from error
+    except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files
+        reason: Reason = "truncated" if "truncated" in str(error).lower() else "undecodable"
+        raise BadSample(reason, f"{type(error).__name__}: {error}") from error
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.format == "JPEG" or "exif" in image.info:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or image.mode == "I":  # Pillow clips these where they should be scaled
+        grey = (np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def fit(
+    image: NDArray[np.uint8],
+    size: int,
+    generator: np.random.Generator,
+    flip: bool = False,
+    smallest_side: int = 1,
+) -> NDArray[np.uint8]:
+    """Scale the shorter side of uint8 [H, W, 3] to `size` and cut out the middle: uint8 [size, size, 3].
+
+    flip: mirror half of the images. Raises BadSample "too_small" when a side is below `smallest_side`.
+    """
+    height, width = image.shape[:2]
+    if min(height, width) < smallest_side:
+        raise BadSample("too_small", f"{width} x {height} is below {smallest_side}")
+    if (height, width) != (size, size):
+        scale = size / min(height, width)
+        scaled = (max(size, round(width * scale)), max(size, round(height * scale)))
+        top, left = (scaled[1] - size) / 2 / scale, (scaled[0] - size) / 2 / scale
+        box = (left, top, left + size / scale, top + size / scale)
+        whole = Image.fromarray(image)
+        image = np.asarray(
+            whole.resize((size, size), Image.Resampling.LANCZOS, box=_within(box, width, height))
+        )
+    if flip and generator.random() < 0.5:
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+def _within(
+    box: tuple[float, float, float, float], width: int, height: int
+) -> tuple[float, float, float, float]:
+    left, top, right, bottom = box
+    return max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)
+
+
+def choose_caption(members: dict[str, bytes], generator: np.random.Generator) -> str:
+    """One of the captions in the sample's .json ("captions"), else its .txt, else the .json's "caption".
+
+    Raises BadSample: "no_caption" when there is none or it is empty, "not_utf8", "undecodable" (JSON).
+    """
+    details: dict[str, object] = {}
+    try:
+        if "json" in members:
+            parsed = json.loads(members["json"].decode("utf-8"))
+            details = parsed if isinstance(parsed, dict) else {}
+        text = members["txt"].decode("utf-8") if "txt" in members else ""
+    except UnicodeDecodeError as error:
+        raise BadSample("not_utf8", str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise BadSample("undecodable", f"json: {error}") from error
+    several = details.get("captions")
+    choices = (
+        [c.strip() for c in several if isinstance(c, str) and c.strip()] if isinstance(several, list) else []
+    )
+    if choices:
+        return choices[int(generator.integers(len(choices)))]
+    caption = text.strip() or str(details.get("caption") or "").strip()
+    if not caption:
+        raise BadSample("no_caption")
+    return caption
+
+
+def image_bytes(members: dict[str, bytes]) -> bytes:
+    """The image among a sample's members. Raises BadSample "no_image"."""
+    for extension in IMAGE_EXTENSIONS:
+        if extension in members:
+            return members[extension]
+    raise BadSample("no_image", f"has {', '.join(sorted(members)) or 'nothing'}")

@@ -1,0 +1,84 @@
+"""Captions and images that a protocol is measured on, each rank's share of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from torch import Tensor
+
+from data.batch import Batch
+from data.index import Index
+from data.loader import Loader
+from data.stream import Storage
+from evaluation.errors import EvaluationError
+from evaluation.protocol import Protocol
+
+
+class HeldOut:
+    """The first `protocol.captions` samples of shards, in the order that protocol.seed gives.
+
+    Number n names the same sample whatever the number of ranks and the batch size.
+
+    Args:
+        urls: folder, index or shards.
+        storage: how they are read.
+        tokenize: captions to int64 [B, L].
+        protocol: count, seed and image size.
+        batch_size, workers: samples at a time, and processes that load them ahead.
+
+    Raises EvaluationError when there are fewer samples than the protocol asks for, DataError when the shards
+    cannot be read.
+    """
+
+    def __init__(
+        self,
+        urls: str,
+        storage: Storage,
+        tokenize: Callable[[list[str]], Tensor],
+        protocol: Protocol,
+        batch_size: int,
+        workers: int,
+    ) -> None:
+        storage.check(urls)
+        self._index = Index.load(urls, storage)
+        if len(self._index) < protocol.captions:
+            raise EvaluationError(
+                f"protocol.captions={protocol.captions}: {urls} holds {len(self._index)} samples; "
+                f"give more, or set protocol.captions={len(self._index)} (which is another protocol)"
+            )
+        self._storage, self._tokenize, self._protocol = storage, tokenize, protocol
+        self._batch_size, self._workers = batch_size, workers
+
+    def batches(self, rank: int, world: int) -> Iterator[Batch]:
+        """This rank's share; batch.numbers lie in [0, protocol.captions). The last batch may be smaller."""
+        loader = Loader(
+            self._index,
+            self._storage,
+            seed=self._protocol.seed,
+            image_size=self._protocol.image_size,
+            tokenize=self._tokenize,
+            global_batch=self._batch_size * world,
+            micro_batch=self._batch_size,
+            rank=rank,
+            world=world,
+            workers=self._workers,
+        )
+        with contextlib.closing(loader.batches()) as batches:
+            for batch in batches:
+                wanted = int((batch.numbers < self._protocol.captions).sum())
+                if wanted:
+                    yield _first(batch, wanted)
+                if wanted < len(batch):
+                    return
+
+
+def _first(batch: Batch, count: int) -> Batch:
+    return replace(
+        batch,
+        images=batch.images[:count],
+        tokens=batch.tokens[:count],
+        captions=batch.captions[:count],
+        numbers=batch.numbers[:count],
+    )

@@ -1,0 +1,44 @@
+"""The results of evaluations in a run folder: evaluation/<protocol>-step<N>.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = "evaluation"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation of one set of weights.
+
+    Two results can be compared when their `protocol_hash` and measured features are equal.
+    measured: the fields of evaluation.measure.Measured. paper: published numbers of the same protocol,
+    each {"name", "frechet", "score"}.
+    """
+
+    step: int
+    weights: str
+    protocol: dict[str, Any]
+    protocol_hash: str
+    measured: dict[str, Any]
+    seconds: float
+    paper: list[dict[str, Any]]
+
+
+def write_result(run_folder: Path, result: Result) -> Path:
+    """Writes the result, whole or not at all, in place of an earlier one of the same protocol and step."""
+    path = run_folder / FOLDER / f"{result.protocol['name']}-step{result.step:08d}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(vars(result), indent=1, ensure_ascii=False) + "\n")
+    part.replace(path)
+    return path
+
+
+def read_results(run_folder: Path) -> list[Result]:
+    """All results in the run folder, by protocol and step."""
+    results = [Result(**json.loads(path.read_text())) for path in (run_folder / FOLDER).glob("*-step*.json")]
+    return sorted(results, key=lambda result: (result.protocol["name"], result.protocol_hash, result.step))

@@ -1,0 +1,86 @@
+"""A run folder as a model that can draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from evaluation.errors import EvaluationError
+from evaluation.first_stage import FirstStageError
+from models.latent_diffusion import FirstStage, LatentDiffusion
+from models.schedule import NoiseSchedule
+from training.checkpoint_files import CheckpointError, load_manifest, newest_complete, read_weights
+
+ENGINE = "model"
+WEIGHTS = {"ema": "ema", "raw": "param"}
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """What sampling needs. step: training step of the weights; image_size: side of its images in pixels."""
+
+    config: DictConfig
+    model: LatentDiffusion
+    first_stage: FirstStage
+    schedule: NoiseSchedule
+    tokenizer: Callable[[list[str]], Tensor]
+    step: int
+    image_size: int
+
+
+def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> LoadedRun:
+    """Builds the run's model with the weights of its newest complete checkpoint, in evaluation mode.
+
+    Args:
+        folder: run folder with config.yaml and checkpoints/.
+        device: where model and first stage are put.
+        weights: "ema", the moving average, or "raw", the weights of the last step.
+
+    Raises EvaluationError when the folder is no run of text-to-image diffusion, holds no complete checkpoint,
+    or its checkpoint or first stage does not fit its configuration.
+    """
+    if weights not in WEIGHTS:
+        raise EvaluationError(f"weights={weights}: choose one of {', '.join(WEIGHTS)}")
+    config = read_config(folder)
+    checkpoint = newest_complete(folder / "checkpoints")
+    if checkpoint is None:
+        raise EvaluationError(f"run={folder}: no complete checkpoint in {folder / 'checkpoints'}; train it first")
+    try:
+        model: LatentDiffusion = instantiate(config.model)
+        first_stage: FirstStage = instantiate(config.first_stage)
+        manifest = load_manifest(checkpoint)
+        model.load_state_dict(read_weights(checkpoint, ENGINE, WEIGHTS[weights]))
+    except InstantiationException as error:
+        raise EvaluationError(f"run={folder}: {error.__cause__ or error}") from error
+    except (CheckpointError, FirstStageError, RuntimeError) as error:
+        raise EvaluationError(f"run={folder}: {error}") from error
+    if "latent_scale" in manifest.extra:
+        first_stage.scale.fill_(manifest.extra["latent_scale"])
+    return LoadedRun(
+        config=config,
+        model=model.to(device).eval().requires_grad_(False),
+        first_stage=first_stage.to(device),
+        schedule=instantiate(config.schedule),
+        tokenizer=instantiate(config.tokenizer),
+        step=manifest.step,
+        image_size=config.data.image_size,
+    )
+
+
+def read_config(folder: Path) -> DictConfig:
+    """The configuration of a diffusion run. Raises EvaluationError when there is none, or of another task."""
+    path = folder / "config.yaml"
+    if not path.exists():
+        raise EvaluationError(f"run={folder}: there is no config.yaml; give the folder that `ldm train` made")
+    config = OmegaConf.load(path)
+    assert isinstance(config, DictConfig)
+    if config.task.name != "diffusion":
+        raise EvaluationError(f"run={folder}: its task is {config.task.name}; only a diffusion run draws pictures")
+    return config

@@ -1,0 +1,222 @@
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data import stream
+from data.errors import DataError, NotFound
+from data.store import EmbeddedStore
+from data.stream import Storage
+
+
+class Flaky:
+    """A file system whose first `failures` reads fail."""
+
+    def __init__(self, failures: int, error: Exception, content: bytes = bytes(range(200))) -> None:
+        self.failures = failures
+        self.error = error
+        self.content = content
+        self.reads = 0
+
+    def _strip_protocol(self, url: str) -> str:
+        return url
+
+    def cat_file(self, path: str, start: int = 0, end: int | None = None) -> bytes:
+        self.reads += 1
+        if self.reads <= self.failures:
+            raise self.error
+        return self.content[start:end]
+
+
+@pytest.fixture
+def flaky(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Flaky]:
+    def install(failures: int, error: Exception) -> Flaky:
+        filesystem = Flaky(failures, error)
+        monkeypatch.setattr(Storage, "_open", lambda self, protocol: filesystem)
+        monkeypatch.setattr(stream, "_FIRST_PAUSE_SECONDS", 0.001)
+        return filesystem
+
+    return install
+
+
+def test_a_read_is_a_slice_whatever_the_blocks(tmp_path: Path) -> None:
+    content = os.urandom(1000)
+    (tmp_path / "file").write_bytes(content)
+    for block_bytes in (1, 7, 64, 4096):
+        storage = Storage(block_bytes=block_bytes, cache_bytes=max(block_bytes, 128))
+        for start, stop in [(0, 1000), (0, 1), (63, 65), (990, 1100), (1000, 1010), (5000, 5001), (5, 5)]:
+            assert storage.read(str(tmp_path / "file"), start, stop) == content[start:stop]
+    assert Storage().read(str(tmp_path / "file")) == content
+    assert Storage().read(f"file://{tmp_path}/file", 900) == content[900:]
+
+
+def test_memory_of_the_cache_is_bounded(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(100_000))
+    storage = Storage(block_bytes=100, cache_bytes=1000)
+    for start in range(0, 100_000, 50):
+        storage.read(str(tmp_path / "file"), start, start + 120)
+        assert storage._blocks.held_bytes <= 1000
+
+
+def test_a_block_is_fetched_once_until_forgotten(flaky: Callable[..., Flaky]) -> None:
+    filesystem = flaky(0, OSError())
+    storage = Storage(block_bytes=10, cache_bytes=1000)
+    storage.prefetch([("x://a", 0, 35), ("x://a", 20, 25)])
+    assert filesystem.reads == 4
+    assert storage.read("x://a", 5, 40) == bytes(range(5, 40))
+    assert filesystem.reads == 4
+    storage.forget("x://a")
+    storage.read("x://a", 0, 10)
+    assert filesystem.reads == 5
+
+
+def test_failures_are_ridden_out(flaky: Callable[..., Flaky]) -> None:
+    filesystem = flaky(3, TimeoutError("slow"))
+    assert Storage(retries=3).read("x://a", 3, 5) == bytes([3, 4])
+    assert filesystem.reads == 4
+
+
+def test_the_last_error_names_url_error_and_attempts(flaky: Callable[..., Flaky]) -> None:
+    flaky(100, OSError("503 Slow Down"))
+    with pytest.raises(DataError, match=r"x://a: OSError: 503 Slow Down; gave up after 3 attempts in .* s\. Check"):
+        Storage(retries=2).read("x://a")
+    with pytest.raises(DataError, match="gave up after 3 attempts"):
+        Storage(retries=2, block_bytes=10, cache_bytes=100).prefetch([("x://a", 0, 30)])
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("gone"), PermissionError("no")])
+def test_what_cannot_change_is_not_retried(flaky: Callable[..., Flaky], error: Exception) -> None:
+    filesystem = flaky(100, error)
+    with pytest.raises(NotFound if isinstance(error, FileNotFoundError) else DataError, match="x://a"):
+        Storage().read("x://a")
+    assert filesystem.reads == 1
+
+
+def test_a_written_file_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "new" / "file"
+    Storage().write(str(target), b"first")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("crash")))
+    with pytest.raises(DataError, match="crash"):
+        Storage(retries=0).write(str(target), b"second")
+    assert target.read_bytes() == b"first"
+
+
+def test_expand(tmp_path: Path) -> None:
+    for name in ("b1.tar", "a1.tar", "a2.tar", "a1.txt"):
+        (tmp_path / name).touch()
+    expand, folder = Storage().expand, str(tmp_path)
+    assert expand(f"{folder}/x{{01..03}}.tar") == [f"{folder}/x0{n}.tar" for n in (1, 2, 3)]
+    assert expand(f"{folder}/a*.tar") == [f"{folder}/a1.tar", f"{folder}/a2.tar"]
+    assert expand([f"{folder}/b?.tar", f"{folder}/{{a1,a2}}.tar"]) == [f"{folder}/{n}.tar" for n in ("b1", "a1", "a2")]
+    assert expand(folder) == [f"{folder}/{name}.tar" for name in ("a1", "a2", "b1")]
+    assert expand(f"{folder}/none") == []
+
+
+def test_a_copy_for_another_process_starts_afresh(flaky: Callable[..., Flaky]) -> None:
+    flaky(0, OSError())
+    storage = Storage(block_bytes=10, cache_bytes=1000)
+    storage.read("x://a", 0, 50)
+    copy: Any = pickle.loads(pickle.dumps(storage))
+    assert copy.block_bytes == 10
+    assert copy._blocks.held_bytes == 0
+    assert copy.read("x://a", 0, 5) == bytes(range(5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"block_bytes": 0}, "block_bytes=0"),
+        ({"cache_bytes": 5}, "cache_bytes=5"),
+        ({"retries": -1}, "retries=-1"),
+        ({"timeout_seconds": 0}, "timeout_seconds=0"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Storage(**arguments)
+
+
+def test_s3(store: EmbeddedStore) -> None:
+    storage, url = Storage(block_bytes=64), f"{store.url}/stream/file.bin"
+    content = os.urandom(500)
+    assert not storage.exists(url)
+    storage.write(url, content)
+    assert storage.exists(url) and storage.size(url) == 500
+    assert storage.read(url) == content
+    assert storage.read(url, 60, 200) == content[60:200]
+    assert storage.read(url, 490, 600) == content[490:]
+    assert storage.read(url, 5000, 5010) == b""
+    assert storage.list(f"{store.url}/stream") == [url]
+    with pytest.raises(NotFound, match="missing.bin"):
+        storage.read(f"{store.url}/stream/missing.bin")
+
+
+def test_a_forked_process_reads_after_its_parent(store: EmbeddedStore) -> None:
+    storage, url = Storage(), f"{store.url}/fork/file.bin"
+    storage.write(url, b"forked")
+    assert storage.read(url) == b"forked"
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if storage.read(url) == b"forked" else 1)
+        finally:
+            os._exit(2)
+    deadline = time.monotonic() + 20
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert ended == (child, 0)
+
+
+class TestCheck:
+    """Four faults, four errors, each within a few seconds."""
+
+    @pytest.fixture(autouse=True)
+    def quick(self) -> Any:
+        began = time.monotonic()
+        yield
+        assert time.monotonic() - began < 8
+
+    def test_unreachable(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "some")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "thing")
+        for endpoint in ("http://127.0.0.1:9", "http://no-such-host.invalid"):
+            with pytest.raises(DataError, match=f"{endpoint} cannot be reached for s3://data/shards"):
+                Storage(endpoint_url=endpoint).check("s3://data/shards")
+
+    def test_refused(self, store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(DataError, match="refused anonymous access"):
+            Storage(anonymous=True).check(store.url)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        with pytest.raises(DataError, match="refused the credentials"):
+            Storage().check(store.url)
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        with pytest.raises(DataError, match="refused the credentials"):
+            Storage().check(store.url)
+
+    def test_missing(self, store: EmbeddedStore, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="s3://no-bucket/x is missing"):
+            Storage().check("s3://no-bucket/x")
+        with pytest.raises(DataError, match="is missing"):
+            Storage().check(str(tmp_path / "no" / "{0..3}.tar"))
+
+    def test_nothing_matches(self, store: EmbeddedStore, tmp_path: Path) -> None:
+        for url in (f"{store.url}/empty", f"{store.url}/empty/{{0..3}}.tar", str(tmp_path)):
+            with pytest.raises(DataError, match="no shard"):
+                Storage().check(url)
+
+    def test_good(self, store: EmbeddedStore) -> None:
+        Storage().write(f"{store.url}/check/0.tar", b"")
+        assert Storage().check(f"{store.url}/check") == [f"{store.url}/check/0.tar"]
+
+
+def test_light_modules_leave_torch_out() -> None:
+    names = "errors store stream index offsets order prepare transforms sources.openmoji sources.coco"
+    program = f"import sys; [__import__('data.' + n) for n in {names!r}.split()]; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)

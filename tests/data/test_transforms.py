@@ -1,0 +1,127 @@
+import io
+import json
+
+import numpy as np
+import pytest
+from made_files import make_png
+from PIL import Image
+
+from data.transforms import BadSample, choose_caption, decode_image, fit
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def generator(number: int = 0) -> np.random.Generator:
+    return np.random.default_rng(number)
+
+
+GREEN = Image.new("RGB", (6, 4), (10, 200, 30))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
+def test_every_format_decodes_to_rgb(kind: str) -> None:
+    pixels = decode_image(encode(GREEN, kind))
+    assert pixels.shape == (4, 6, 3) and pixels.dtype == np.uint8
+    assert np.abs(pixels.astype(int) - [10, 200, 30]).max() < 12
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_lies_on_white(mode: str) -> None:
+    clear = Image.new("RGBA", (4, 4), (200, 0, 0, 0)).convert(mode)
+    options = {"transparency": 0} if mode == "P" else {}
+    if mode == "P":
+        clear = Image.new("P", (4, 4), 0)
+    assert (decode_image(encode(clear, "PNG", **options)) == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "CMYK", "I;16"])
+def test_other_modes(mode: str) -> None:
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    grey = Image.fromarray(np.full((4, 4), 40000, dtype=np.uint16)) if mode == "I;16" else GREEN.convert(mode)
+    pixels = decode_image(encode(grey, kind))
+    assert pixels.shape[2] == 3
+    if mode == "I;16":
+        assert (pixels == 40000 >> 8).all()
+
+
+def test_exif_orientation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    assert decode_image(encode(GREEN, "JPEG", exif=exif.tobytes())).shape == (6, 4, 3)
+
+
+def test_an_animation_is_a_fault() -> None:
+    frames = [Image.new("RGB", (4, 4), (shade, 0, 0)) for shade in (0, 120, 250)]
+    for kind in ("GIF", "WEBP", "PNG"):
+        with pytest.raises(BadSample) as caught:
+            decode_image(encode(frames[0], kind, save_all=True, append_images=frames[1:]))
+        assert caught.value.reason == "animated"
+
+
+def test_too_many_pixels_are_refused_by_the_header_alone() -> None:
+    bomb = encode(Image.new("L", (9000, 9000)), "PNG")
+    with pytest.raises(BadSample) as caught:
+        decode_image(bomb[:200], max_pixels=10_000)
+    assert caught.value.reason == "too_many_pixels"
+
+
+def test_truncated_and_undecodable() -> None:
+    photo = encode(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)), "JPEG")
+    for data, reason in [(photo[: len(photo) // 2], "truncated"), (b"no image", "undecodable"), (b"", "undecodable")]:
+        with pytest.raises(BadSample) as caught:
+            decode_image(data)
+        assert caught.value.reason == reason
+
+
+def test_other_formats_are_not_opened() -> None:
+    with pytest.raises(BadSample, match="undecodable"):
+        decode_image(encode(GREEN, "TIFF"))
+
+
+def test_fit_keeps_the_middle_and_the_aspect() -> None:
+    wide = np.zeros((10, 30, 3), dtype=np.uint8)
+    wide[:, 10:20] = 255
+    assert (fit(wide, 10, generator()) == 255).mean() > 0.95
+    assert fit(wide.transpose(1, 0, 2), 7, generator()).shape == (7, 7, 3)
+
+
+def test_fit_leaves_an_image_of_the_right_size_alone() -> None:
+    image = decode_image(make_png(1))
+    assert (fit(image, 8, generator()) == image).all()
+
+
+def test_flip_mirrors_half_of_the_images() -> None:
+    image = decode_image(make_png(1))
+    mirrored = [bool((fit(image, 8, generator(n), flip=True) == image[:, ::-1]).all()) for n in range(200)]
+    assert 70 < sum(mirrored) < 130
+
+
+def test_too_small() -> None:
+    with pytest.raises(BadSample, match="too_small"):
+        fit(np.zeros((20, 9, 3), dtype=np.uint8), 8, generator(), smallest_side=10)
+
+
+def test_caption_choice() -> None:
+    several = json.dumps({"captions": ["a", " b ", "", 3], "caption": "d"}).encode()
+    assert {choose_caption({"json": several, "txt": b"c"}, generator(n)) for n in range(40)} == {"a", "b"}
+    assert choose_caption({"json": b'{"caption": "d"}', "txt": b" c\n"}, generator()) == "c"
+    assert choose_caption({"json": b'{"caption": "d"}'}, generator()) == "d"
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ({}, "no_caption"),
+        ({"txt": b"  \n"}, "no_caption"),
+        ({"txt": b"\xff\xfe"}, "not_utf8"),
+        ({"txt": b"a", "json": b"{"}, "undecodable"),
+    ],
+)
+def test_bad_captions(members: dict[str, bytes], reason: str) -> None:
+    with pytest.raises(BadSample) as caught:
+        choose_caption(members, generator())
+    assert caught.value.reason == reason

@@ -1,0 +1,107 @@
+"""A published checkpoint computes here what it computed there."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from models.interop import compvis
+
+
+@pytest.mark.parametrize("name", ["unet_text_small", "unet_class_small", "unet_uncond_small", "unet_inpaint_small"])
+def test_unet_computes_what_the_published_one_does(golden: Any, name: str) -> None:
+    data = golden.tensors(name)
+    unet = compvis.unet(*golden.model(name)).eval()
+    with torch.no_grad():
+        golden.agree(unet(data["x"], data["t"], data.get("context")), data["y"])
+
+
+def test_unet_computes_the_same_in_channels_last_order(golden: Any) -> None:
+    data = golden.tensors("unet_text_small")
+    unet = compvis.unet(*golden.model("unet_text_small")).eval().to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        golden.agree(unet(data["x"], data["t"], data["context"]), data["y"])
+
+
+def test_first_stage_computes_what_the_published_one_does(golden: Any) -> None:
+    data = golden.tensors("autoencoder_kl_small")
+    autoencoder = compvis.first_stage(*golden.model("autoencoder_kl_small")).eval()
+    with torch.no_grad():
+        posterior = autoencoder.encode(data["x"])
+        mean, log_variance = data["moments"].chunk(2, dim=1)
+        golden.agree(posterior.mean, mean)
+        golden.agree(posterior.mode(), data["mode"])
+        golden.agree(posterior.log_variance, log_variance)
+        torch.testing.assert_close(posterior.kl(), data["kl"], rtol=1e-5, atol=1e-4)
+        golden.agree(autoencoder.decode(posterior.mode()), data["reconstruction"])
+
+
+def test_text_transformer_computes_what_the_published_one_does(golden: Any) -> None:
+    data = golden.tensors("text_transformer_small")
+    transformer = compvis.text_transformer(*golden.model("text_transformer_small")).eval()
+    with torch.no_grad():
+        golden.agree(transformer(data["tokens"]), data["embeddings"])
+
+
+def meta_weights(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_the_released_model_fits_name_by_name(golden: Any) -> None:
+    released = golden.released
+    checkpoint = {
+        prefix + name: tensor
+        for prefix, part in [
+            (compvis.UNET, "unet"),
+            (compvis.FIRST_STAGE, "first_stage"),
+            ("cond_stage_model.", "conditioner"),
+        ]
+        for name, tensor in meta_weights(released[part]["state_dict"]).items()
+    }
+    unet = compvis.unet(released["unet"]["config"], compvis.below(compvis.UNET, checkpoint))
+    first_stage = compvis.first_stage(released["first_stage"]["config"], compvis.below(compvis.FIRST_STAGE, checkpoint))
+    text = compvis.below(compvis.TEXT_TRANSFORMER, checkpoint)
+    transformer = compvis.text_transformer(released["conditioner"]["config"], text)
+    head = sum(text[name].numel() for name in ("to_logits.weight", "to_logits.bias"))
+
+    assert count(unet) == 872_300_484
+    assert count(transformer) == 542_895_360
+    assert count(transformer) + head == 581_994_042
+    assert count(unet) + count(transformer) + head == 1_454_294_526
+    assert count(first_stage) == 83_653_863
+
+
+def test_training_parts_of_a_first_stage_are_left_out(golden: Any) -> None:
+    config, weights = golden.model("autoencoder_kl_small")
+    weights["loss.logvar"] = torch.zeros(())
+    compvis.first_stage(config, weights)
+
+
+def test_missing_and_surplus_entries_are_named(golden: Any) -> None:
+    config, weights = golden.model("text_transformer_small")
+    incomplete = {name: w for name, w in weights.items() if name != "norm.bias"}
+    with pytest.raises(ValueError, match=r"lacks.*norm\.bias"):
+        compvis.text_transformer(config, incomplete)
+    with pytest.raises(ValueError, match=r"too many.*surplus"):
+        compvis.text_transformer(config, {**weights, "surplus": torch.zeros(1)})
+
+
+def test_another_shape_is_named(golden: Any) -> None:
+    config, weights = golden.model("text_transformer_small")
+    with pytest.raises(ValueError, match=r"norm\.bias has shape \[3\].*\[64\]"):
+        compvis.text_transformer(config, {**weights, "norm.bias": torch.zeros(3)})
+
+
+def test_unknown_and_unsupported_settings_are_named(golden: Any) -> None:
+    config, weights = golden.model("unet_text_small")
+    with pytest.raises(ValueError, match="num_classes"):
+        compvis.unet({**config, "num_classes": 10}, weights)
+    with pytest.raises(ValueError, match="model_channels"):
+        compvis.unet({k: v for k, v in config.items() if k != "model_channels"}, weights)
+    config, weights = golden.model("autoencoder_kl_small")
+    with pytest.raises(ValueError, match="VQ"):
+        compvis.first_stage({**config, "n_embed": 64}, weights)

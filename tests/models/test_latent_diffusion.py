@@ -1,0 +1,89 @@
+"""Laws of the assembled model and of the frozen first stage."""
+
+import pytest
+import torch
+
+from models.autoencoder import AutoencoderKL
+from models.conditioners.text_transformer import TextTransformer
+from models.latent_diffusion import FirstStage, LatentDiffusion
+from models.unet import UNet
+
+
+def make_unet(context_width: int | None) -> UNet:
+    torch.manual_seed(0)
+    unet = UNet(4, 4, 16, (1, 3), 1, (2,), heads=2, context_width=context_width)
+    for p in unet.parameters():
+        if not p.any():
+            torch.nn.init.normal_(p, std=0.1)
+    return unet
+
+
+@pytest.fixture()
+def first_stage() -> FirstStage:
+    torch.manual_seed(0)
+    return FirstStage(AutoencoderKL(16, (1, 3), 1, 4, patch_size=2), scale=0.5)
+
+
+def test_the_unet_sees_the_conditioned_tokens_and_both_take_gradients() -> None:
+    model = LatentDiffusion(make_unet(12), TextTransformer(50, 7, 12, 1, 2, 8))
+    z_t, t = torch.randn(2, 4, 8, 8), torch.tensor([3, 700])
+    tokens = torch.randint(0, 50, (2, 7))
+    eps = model(z_t, t, tokens)
+    torch.testing.assert_close(eps, model.unet(z_t, t, model.condition(tokens)))
+    eps.square().sum().backward()
+    # Rounding alone gives gradients of 1e-6 to what has no effect.
+    assert [n for n, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-5] == []
+
+
+def test_an_unconditional_model_takes_no_tokens() -> None:
+    model = LatentDiffusion(make_unet(None), None)
+    assert model.condition(None) is None
+    assert model(torch.randn(2, 4, 8, 8), torch.tensor([3, 700])).shape == (2, 4, 8, 8)
+
+
+def test_context_without_conditioner_and_the_reverse_are_refused() -> None:
+    with pytest.raises(ValueError, match="give both, or neither"):
+        LatentDiffusion(make_unet(12), None)
+    with pytest.raises(ValueError, match="give both, or neither"):
+        LatentDiffusion(make_unet(None), TextTransformer(50, 7, 12, 1, 2, 8))
+
+
+def test_bytes_and_floats_give_one_latent(first_stage: FirstStage) -> None:
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    noise = torch.randn(2, *first_stage.latent_shape(16, 16))
+    z = first_stage.encode(images, noise)
+    torch.testing.assert_close(z, first_stage.encode(images.float() / 127.5 - 1, noise))
+
+
+def test_latents_are_scaled_posterior_samples_and_decoding_undoes_the_scale(first_stage: FirstStage) -> None:
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    noise = torch.randn(2, 4, 4, 4)
+    z = first_stage.encode(images, noise)
+    unscaled = first_stage.autoencoder.encode(images).sample(noise)
+    torch.testing.assert_close(z, 0.5 * unscaled)
+    decoded = first_stage.autoencoder.decode(unscaled).clamp(-1, 1)
+    torch.testing.assert_close(first_stage.decode(z), decoded, rtol=0, atol=1e-5)
+
+
+def test_decoded_images_stay_in_range(first_stage: FirstStage) -> None:
+    images = first_stage.decode(1e3 * torch.randn(1, 4, 4, 4))
+    assert images.amin() >= -1 and images.amax() <= 1
+
+
+def test_the_first_stage_is_frozen_in_every_way(first_stage: FirstStage) -> None:
+    torch.nn.ModuleList([first_stage]).train()
+    assert not any(module.training for module in first_stage.modules())
+    assert not any(p.requires_grad for p in first_stage.parameters())
+    z = first_stage.encode(torch.zeros(1, 3, 16, 16, requires_grad=True), torch.zeros(1, 4, 4, 4))
+    assert not z.requires_grad
+    assert first_stage.state_dict()["scale"].item() == 0.5
+
+
+def test_bad_shapes_and_scales_are_named(first_stage: FirstStage) -> None:
+    with pytest.raises(ValueError, match=r"\[2, 4, 8, 8\].*\[2, 4, 4, 4\]"):
+        first_stage.encode(torch.zeros(2, 3, 16, 16), torch.zeros(2, 4, 8, 8))
+    with pytest.raises(ValueError, match=r"18 x 16.*4"):
+        first_stage.latent_shape(18, 16)
+    for scale in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="scale="):
+            FirstStage(first_stage.autoencoder, scale)

@@ -1,0 +1,1 @@
+"""How a run happens: compose, check, launch, fit, checkpoint, track."""

@@ -1,0 +1,126 @@
+"""From the composed configuration to live objects. Only here and in evaluation/run.py is anything instantiated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import nn
+
+from data.index import Index
+from data.loader import Loader
+from data.stream import Storage
+from models.autoencoder import AutoencoderKL
+from models.latent_diffusion import FirstStage, LatentDiffusion
+from models.perceptual import PerceptualLoss
+from training.distributed import Distributed
+from training.ema import AdamWithEMA
+from training.engine import Engine
+from training.tasks import Task
+from training.tasks.autoencoder import AutoencoderTask, ReconstructionModule
+from training.tasks.diffusion import DiffusionTask
+
+
+def build_modules(config: DictConfig) -> dict[str, nn.Module]:
+    """The trainable module of each engine, randomly initialised from run.seed, the same on every rank."""
+    torch.manual_seed(config.run.seed)
+    if config.task.name == "diffusion":
+        return {"model": instantiate(config.model)}
+    return {"model": ReconstructionModule(instantiate(config.model)), "discriminator": instantiate(config.discriminator)}
+
+
+def parameter_shapes(config: DictConfig) -> dict[str, dict[str, list[int]]]:
+    """Shape of every trainable parameter by engine and name, without allocating any."""
+    with torch.device("meta"):
+        modules = build_modules(config)
+    return {
+        engine: {name: list(p.shape) for name, p in module.named_parameters() if p.requires_grad}
+        for engine, module in modules.items()
+    }
+
+
+def build_task(config: DictConfig, ranks: Distributed) -> Task:
+    """The task with its engines, at step 0."""
+    modules = {name: module.to(ranks.device) for name, module in build_modules(config).items()}
+    engines = {name: build_engine(config, module, ranks) for name, module in modules.items()}
+    accumulation = steps_of_accumulation(config, ranks.world)
+    if config.task.name == "diffusion":
+        first_stage: FirstStage = instantiate(config.first_stage).to(ranks.device)
+        return DiffusionTask(
+            engines["model"],
+            first_stage,
+            instantiate(config.schedule),
+            instantiate(config.tokenizer)([""])[0],
+            accumulation,
+            config.task.caption_dropout,
+            config.run.seed,
+        )
+    module = modules["model"]
+    assert isinstance(module, ReconstructionModule)
+    autoencoder = module.autoencoder
+    assert isinstance(autoencoder, AutoencoderKL)
+    weights = config.task.perceptual_weights
+    perceptual = None if weights is None else PerceptualLoss(weights).to(ranks.device)
+    size = config.data.image_size // autoencoder.downsampling
+    return AutoencoderTask(
+        engines["model"],
+        engines["discriminator"],
+        module,
+        modules["discriminator"],
+        perceptual,
+        (autoencoder.latent_channels, size, size),
+        accumulation,
+        config.task.kl_weight,
+        config.task.adversary_weight,
+        config.task.adversary_start,
+        config.run.seed,
+    )
+
+
+def build_engine(config: DictConfig, module: nn.Module, ranks: Distributed) -> Engine:
+    """One module behind DeepSpeed with its optimizer."""
+    settings = config.optimizer
+    optimizer = AdamWithEMA(
+        [p for p in module.parameters() if p.requires_grad],
+        config.learning_rate.base,
+        tuple(settings.betas),
+        settings.weight_decay,
+        settings.ema_decay,
+    )
+    accumulation = steps_of_accumulation(config, ranks.world)
+    return Engine(module, instantiate(config.engine), optimizer, config.batch.micro_size, accumulation, ranks.world)
+
+
+def steps_of_accumulation(config: DictConfig, world: int) -> int:
+    """Micro-batches a rank takes for one step; the settings were checked to divide evenly."""
+    return config.batch.global_size // (config.batch.micro_size * world)
+
+
+def build_loader(config: DictConfig, index: Index, storage: Storage, ranks: Distributed) -> Loader:
+    """This rank's share of the training samples."""
+    return Loader(
+        index,
+        storage,
+        seed=config.run.seed,
+        image_size=config.data.image_size,
+        tokenize=instantiate(config.tokenizer),
+        global_batch=config.batch.global_size,
+        micro_batch=config.batch.micro_size,
+        rank=ranks.rank,
+        world=ranks.world,
+        workers=config.data.workers,
+        flip=config.data.flip,
+        max_bad_share=config.data.max_bad_share,
+    )
+
+
+def build_eval_model(config: DictConfig, ranks: Distributed) -> LatentDiffusion:
+    """A second denoiser to hold EMA weights, so that looking at the model leaves the one in training alone."""
+    return instantiate(config.model).to(ranks.device).eval().requires_grad_(False)
+
+
+def run_folder(config: DictConfig) -> Path:
+    """Where the run lives."""
+    return Path(config.run.folder)

@@ -1,0 +1,218 @@
+"""The files of a sharded checkpoint: naming, verifying and reading them. A leaf: knows no engine and no rank.
+
+A checkpoint is a folder `step-00000400/` with one safetensors file a rank and a `manifest.json`. The manifest is
+written last, by an atomic rename: a folder without it is no checkpoint. It names, for each engine and each
+parameter, which flat interval of the parameter lies in which file, so that any number of ranks at any ZeRO stage
+can read it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+KINDS = ("param", "exp_avg", "exp_avg_sq", "ema")
+"""The tensors kept for each parameter: fp32 weights, Adam's two moments, exponential moving average."""
+
+
+class CheckpointError(Exception):
+    """A checkpoint is missing, torn, altered, or belongs to another model; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """The interval [start, stop) of a flattened parameter, in file `file` under `kind` of KINDS."""
+
+    file: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class ParameterEntry:
+    """Where a parameter of the given shape lies; fragments may overlap nowhere and cover everything."""
+
+    shape: list[int]
+    fragments: list[Fragment]
+
+
+@dataclass(frozen=True)
+class EngineEntry:
+    """One engine's parameters by name, and the number of optimizer updates it has made."""
+
+    updates: int
+    parameters: dict[str, ParameterEntry]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Length in bytes and sha256 of one file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that is known of a checkpoint. `extra` holds the task's own numbers (such as the latent scale)."""
+
+    step: int
+    images_seen: int
+    world: int
+    engines: dict[str, EngineEntry]
+    files: dict[str, FileEntry]
+    extra: dict[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """Returns the manifest as text, keys in a fixed order."""
+        return json.dumps(asdict(self), indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> Manifest:
+        """Parses `to_json`'s text. Raises ValueError, KeyError or TypeError for anything else."""
+        raw = json.loads(text)
+        if raw["format"] != FORMAT:
+            raise ValueError(f"checkpoint format {raw['format']}, this version reads {FORMAT}")
+        engines = {
+            name: EngineEntry(
+                engine["updates"],
+                {
+                    parameter: ParameterEntry(entry["shape"], [Fragment(**f) for f in entry["fragments"]])
+                    for parameter, entry in engine["parameters"].items()
+                },
+            )
+            for name, engine in raw["engines"].items()
+        }
+        files = {name: FileEntry(**entry) for name, entry in raw["files"].items()}
+        return Manifest(raw["step"], raw["images_seen"], raw["world"], engines, files, raw["extra"])
+
+
+def folder_name(step: int) -> str:
+    """Name of the checkpoint's folder after `step` optimizer steps."""
+    return f"step-{step:08d}"
+
+
+def tensor_key(engine: str, kind: str, parameter: str) -> str:
+    """Name of a fragment's tensor inside its file."""
+    return f"{engine}/{kind}/{parameter}"
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def load_manifest(checkpoint: Path) -> Manifest:
+    """Reads a checkpoint's manifest. Raises CheckpointError when it isn't there or can't be read."""
+    path = checkpoint / MANIFEST
+    try:
+        return Manifest.from_json(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{checkpoint} is no complete checkpoint: it has no {MANIFEST}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} can't be read ({error}); remove {checkpoint} or restore it") from None
+
+
+def problems(checkpoint: Path) -> list[str]:
+    """Lists what is wrong with a checkpoint, file by file; an empty list means that it is whole."""
+    try:
+        manifest = load_manifest(checkpoint)
+    except CheckpointError as error:
+        return [str(error)]
+    found = []
+    for name, entry in manifest.files.items():
+        path = checkpoint / name
+        if not path.exists():
+            found.append(f"{path} is missing")
+        elif path.stat().st_size != entry.size:
+            found.append(f"{path} has {path.stat().st_size:,} bytes, its manifest says {entry.size:,}")
+        elif sha256_of(path) != entry.sha256:
+            found.append(f"{path} doesn't have the sha256 of its manifest: its bytes were altered")
+    return found
+
+
+def complete_checkpoints(folder: Path) -> Iterator[Path]:
+    """Yields the folders that have a manifest, newest step first, without reading their tensors."""
+    yield from sorted((path.parent for path in folder.glob(f"step-*/{MANIFEST}")), reverse=True)
+
+
+def newest_complete(folder: Path) -> Path | None:
+    """Returns the newest checkpoint below `folder` whose manifest and checksums hold, or None."""
+    return next((path for path in complete_checkpoints(folder) if not problems(path)), None)
+
+
+class Reader:
+    """Reads intervals of parameters from a checkpoint, opening each of its files once."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self.manifest = load_manifest(checkpoint)
+        self._files: dict[str, Any] = {}
+
+    def engine(self, name: str) -> EngineEntry:
+        """Returns an engine's entry. Raises CheckpointError naming the engines that are there."""
+        if name not in self.manifest.engines:
+            known = ", ".join(self.manifest.engines)
+            raise CheckpointError(f"{self.checkpoint} has no engine '{name}'; it has: {known}")
+        return self.manifest.engines[name]
+
+    def interval(self, engine: str, kind: str, parameter: str, start: int, stop: int) -> torch.Tensor:
+        """Returns elements [start, stop) of a flattened parameter, float32 [stop - start]."""
+        entry = self.engine(engine).parameters[parameter]
+        values = torch.empty(stop - start, dtype=torch.float32)
+        filled = 0
+        for fragment in entry.fragments:
+            first, last = max(start, fragment.start), min(stop, fragment.stop)
+            if first >= last:
+                continue
+            stored = self._open(fragment.file).get_slice(tensor_key(engine, kind, parameter))
+            values[first - start : last - start] = stored[first - fragment.start : last - fragment.start]
+            filled += last - first
+        if filled != stop - start:
+            raise CheckpointError(f"{self.checkpoint}: {parameter} [{start}:{stop}) has only {filled} elements")
+        return values
+
+    def tensor(self, engine: str, kind: str, parameter: str) -> torch.Tensor:
+        """Returns a whole parameter in its shape, float32."""
+        shape = self.engine(engine).parameters[parameter].shape
+        return self.interval(engine, kind, parameter, 0, math.prod(shape)).reshape(shape)
+
+    def _open(self, name: str) -> Any:
+        if name not in self._files:
+            self._files[name] = safe_open(self.checkpoint / name, framework="pt")
+        return self._files[name]
+
+
+def read_weights(checkpoint: Path, engine: str, kind: str = "ema") -> dict[str, torch.Tensor]:
+    """Returns an engine's whole state dict, float32 on the CPU. `kind` is 'param' or 'ema'."""
+    if kind not in KINDS:
+        raise CheckpointError(f"kind is '{kind}', choose one of {', '.join(KINDS)}")
+    reader = Reader(checkpoint)
+    return {name: reader.tensor(engine, kind, name) for name in reader.engine(engine).parameters}
+
+
+def check_same_parameters(manifest: Manifest, shapes: dict[str, dict[str, list[int]]], checkpoint: Path) -> None:
+    """Raises CheckpointError when the checkpoint's parameters aren't those of `shapes` (engine → name → shape)."""
+    remedy = "continue with the configuration it was made with, or choose another run.name"
+    for engine, wanted in shapes.items():
+        if engine not in manifest.engines:
+            raise CheckpointError(f"{checkpoint} is of another task: it has no '{engine}' weights; {remedy}")
+        found = {name: entry.shape for name, entry in manifest.engines[engine].parameters.items()}
+        for name in sorted(wanted.keys() | found.keys()):
+            if wanted.get(name) != found.get(name):
+                raise CheckpointError(
+                    f"{checkpoint} is of another model: parameter {name} is {found.get(name, 'absent')} there, "
+                    f"{wanted.get(name, 'absent')} in this configuration; {remedy}"
+                )

@@ -1,0 +1,43 @@
+"""`ldm VERB [overrides]`: one door to every command. Answers --help without importing anything heavy."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+VERBS = {
+    "train": ("training.train", "train a model, or go on with an interrupted run"),
+    "prepare": ("training.prepare", "write a data set as tar shards with an index"),
+    "evaluate": ("evaluation.evaluate", "measure a run by a protocol (FID, IS, ...)"),
+    "sample": ("evaluation.sample", "make pictures for prompts from a run"),
+    "report": ("evaluation.report", "write a run's report.html anew"),
+    "doctor": ("training.doctor", "check a run's checkpoints, file by file"),
+}
+
+
+def usage() -> str:
+    """The text of `ldm --help`."""
+    verbs = "\n".join(f"  {verb:<10} {meaning}" for verb, (_, meaning) in VERBS.items())
+    return (
+        "usage: ldm VERB [key=value ...]\n\nTrains, samples and measures latent diffusion models.\n\n"
+        f"{verbs}\n\n`ldm VERB --help` lists the settings; `ldm VERB ... --cfg job` prints them composed.\n"
+        "Example: ldm train experiment=demo steps=100"
+    )
+
+
+def main() -> None:
+    """Entry point of `ldm`."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return
+    verb = arguments[0]
+    if verb not in VERBS:
+        print(f"error: ldm has no verb '{verb}'; choose one of {', '.join(VERBS)}", file=sys.stderr)
+        raise SystemExit(2)
+    sys.argv = [f"ldm {verb}", *arguments[1:]]
+    importlib.import_module(VERBS[verb][0]).main()
+
+
+if __name__ == "__main__":
+    main()

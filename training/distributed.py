@@ -1,0 +1,111 @@
+"""Who am I among the ranks, and what do we agree on. A leaf: imports nothing else of this project."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """This process's place in the job, and the few collectives the project needs outside the engine.
+
+    With one process every collective is the identity, so callers never branch on the world size.
+    """
+
+    rank: int
+    world: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """True on the rank that writes what must be written once."""
+        return self.rank == 0
+
+    def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Returns the sum of `tensor` over all ranks, in its own dtype; the argument is left alone."""
+        total = tensor.detach().clone()
+        if dist.is_initialized():
+            # NCCL moves device tensors only; a statistic on the CPU travels through the device.
+            moved = total.to(self.device)
+            dist.all_reduce(moved)
+            total = moved.to(tensor.device)
+        return total
+
+    def all_reduce_mean(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Returns the mean of `tensor` over all ranks."""
+        return self.all_reduce_sum(tensor) / self.world
+
+    def any(self, flag: bool) -> bool:
+        """True on every rank when `flag` is true on at least one."""
+        return bool(self.all_reduce_sum(torch.tensor(float(flag))) > 0)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Returns every rank's `value`, in rank order, on every rank."""
+        if not dist.is_initialized():
+            return [value]
+        gathered: list[Any] = [None] * self.world
+        dist.all_gather_object(gathered, value)
+        return gathered
+
+    def broadcast_object(self, value: Any) -> Any:
+        """Returns rank 0's `value` on every rank."""
+        if not dist.is_initialized():
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Returns when every rank has come here."""
+        if dist.is_initialized():
+            dist.barrier()
+
+
+def launched() -> bool:
+    """True when a launcher (torchrun, or srun through slurm/train.sbatch) has set this process's place."""
+    return all(name in os.environ for name in LAUNCHER_VARIABLES)
+
+
+def adopt_slurm_variables() -> None:
+    """Fills torch's rendezvous variables from srun's, where only srun's are there.
+
+    `MASTER_ADDR` and `MASTER_PORT` come from slurm/train.sbatch, which alone knows the first node.
+    """
+    if "SLURM_PROCID" not in os.environ or "MASTER_ADDR" not in os.environ:
+        return
+    for ours, theirs in (("RANK", "SLURM_PROCID"), ("WORLD_SIZE", "SLURM_NTASKS"), ("LOCAL_RANK", "SLURM_LOCALID")):
+        os.environ.setdefault(ours, os.environ[theirs])
+
+
+def initialise() -> Distributed:
+    """Joins the process group that the launcher's variables describe; one process alone joins none.
+
+    NCCL where there are GPUs, gloo otherwise.
+    """
+    adopt_slurm_variables()
+    rank, world, local_rank = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+    if launched() and not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    return Distributed(rank, world, local_rank, device)
+
+
+def shut_down() -> None:
+    """Leaves the process group, if this process is in one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,59 @@
+"""AdamW whose per-parameter state includes the exponential moving average of the weights.
+
+Because the average is optimizer state, ZeRO shards it like Adam's moments: each rank averages the fragment that it
+owns, in fp32, and no rank ever holds a second copy of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+
+def decay_after(updates: int, maximum: float) -> float:
+    """Decay at the given update (the first is 1): min(maximum, (1 + n) / (10 + n)), as the published code has it."""
+    return min(maximum, (1 + updates) / (10 + updates))
+
+
+class AdamWithEMA(torch.optim.AdamW):
+    """AdamW (Loshchilov & Hutter) that keeps `ema` beside `exp_avg` and `exp_avg_sq`.
+
+    parameters: float32 tensors; learning_rate: absolute, per update; ema_decay: the maximum decay, in [0, 1).
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[torch.Tensor],
+        learning_rate: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.01,
+        ema_decay: float = 0.9999,
+    ) -> None:
+        super().__init__(parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True)
+        self.ema_decay = ema_decay
+
+    @torch.no_grad()
+    def initialise(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Creates the state of update 0, so that a checkpoint can be saved or restored before the first step."""
+        for parameter in parameters:
+            self.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+                "ema": parameter.detach().clone(),
+            }
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One AdamW update, then ema ← decay · ema + (1 − decay) · parameter for each parameter updated."""
+        result = super().step(closure)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                decay = decay_after(int(state["step"].item()), self.ema_decay)
+                state["ema"].lerp_(parameter, 1 - decay)
+        return result

@@ -1,0 +1,244 @@
+"""DeepSpeed, and nothing of it anywhere else: build, forward, backward, step, and this rank's share of the state."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import deepspeed
+import torch
+from torch import nn
+
+from training.checkpoint_files import KINDS
+from training.ema import AdamWithEMA
+
+# torch announces new names for collectives that DeepSpeed calls, once a call site and rank.
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+STAGES = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How the trainable module is spread and stepped. Everything DeepSpeed's own configuration is made from.
+
+    zero_stage: 0 to 3; precision: one of PRECISIONS (bf16 and fp16 keep fp32 master weights under ZeRO 1 to 3);
+    clip_norm: maximum global gradient norm, 0 for none; bucket_elements: size of a communication bucket.
+    """
+
+    zero_stage: int = 2
+    precision: str = "fp32"
+    clip_norm: float = 1.0
+    bucket_elements: int = 50_000_000
+    overlap_communication: bool = False
+
+    def __post_init__(self) -> None:
+        if self.zero_stage not in STAGES:
+            raise ValueError(f"engine.zero_stage is {self.zero_stage}; choose one of {STAGES}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"engine.precision is '{self.precision}'; choose one of {PRECISIONS}")
+        if self.zero_stage == 0 and self.precision != "fp32":
+            raise ValueError(
+                f"engine.precision is '{self.precision}' with engine.zero_stage=0, which keeps no fp32 master "
+                "weights; choose engine.zero_stage=1, 2 or 3"
+            )
+
+    def deepspeed_config(self, micro_batch: int, accumulation: int, world: int) -> dict[str, Any]:
+        """DeepSpeed's own configuration. The batch arithmetic comes from data/batch sizes alone."""
+        return {
+            "train_micro_batch_size_per_gpu": micro_batch,
+            "gradient_accumulation_steps": accumulation,
+            "train_batch_size": micro_batch * accumulation * world,
+            "gradient_clipping": self.clip_norm,
+            "zero_allow_untested_optimizer": True,
+            "bf16": {"enabled": self.precision == "bf16"},
+            "fp16": {"enabled": self.precision == "fp16"},
+            "steps_per_print": 10**12,
+            "wall_clock_breakdown": False,
+            "zero_optimization": {
+                "stage": self.zero_stage,
+                "reduce_bucket_size": self.bucket_elements,
+                "allgather_bucket_size": self.bucket_elements,
+                "overlap_comm": self.overlap_communication,
+            },
+        }
+
+
+@dataclass(frozen=True)
+class LocalFragment:
+    """The interval [start, stop) of a flattened parameter that this rank holds, as live views by kind of KINDS."""
+
+    parameter: str
+    shape: list[int]
+    start: int
+    stop: int
+    tensors: dict[str, torch.Tensor]
+    written_here: bool
+    """False for all but one of the ranks that hold the same values (ZeRO 0 replicates them)."""
+
+
+class Engine:
+    """A trainable module under DeepSpeed ZeRO, with its optimizer.
+
+    Call it like the module. `backward` once for each of `accumulation` micro-batches and `step` after each; the
+    weights change at the last.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        settings: EngineSettings,
+        optimizer: AdamWithEMA,
+        micro_batch: int,
+        accumulation: int,
+        world: int,
+    ) -> None:
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        # Names are taken before ZeRO 3 replaces the parameters' data.
+        self._shapes = {name: list(p.shape) for name, p in module.named_parameters() if p.requires_grad}
+        if not torch.distributed.is_initialized():
+            _become_a_group_of_one()
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer,
+            config=settings.deepspeed_config(micro_batch, accumulation, world),
+            dist_init_required=False,
+        )
+        self.settings = settings
+        self._adam = optimizer
+        self._rank = torch.distributed.get_rank()
+        self._world = world
+        self.updates = 0
+        self._adam.initialise(self._master_tensors())
+        if settings.zero_stage in (1, 2):
+            # DeepSpeed links optimizer state to parameters lazily, at its first step; a restore comes before that.
+            self._optimizer._lazy_init_hp_params_optimizer_state()
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs belong."""
+        return torch.device(self._engine.device)
+
+    @property
+    def shapes(self) -> dict[str, list[int]]:
+        """Shape of every trainable parameter, by name."""
+        return self._shapes
+
+    def __call__(self, *inputs: torch.Tensor) -> Any:
+        return self._engine(*inputs)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Accumulates gradients of one micro-batch's mean loss."""
+        self._engine.backward(loss)
+
+    def step(self, learning_rate: float) -> bool:
+        """Ends a micro-batch; updates the weights at the last of the accumulation and then returns True."""
+        boundary = bool(self._engine.is_gradient_accumulation_boundary())
+        if boundary:
+            for group in self._adam.param_groups:
+                group["lr"] = learning_rate
+            for group in self._optimizer.param_groups:
+                group["lr"] = learning_rate
+        self._engine.step()
+        self.updates += boundary
+        return boundary
+
+    def gradient_norm(self) -> float | None:
+        """Global gradient norm at the last update, before clipping; None where DeepSpeed doesn't compute it."""
+        norm = self._engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def fragments(self) -> Iterator[LocalFragment]:
+        """Yields what this rank holds of every parameter: fp32 weights, Adam's moments, EMA, as live views."""
+        stage = self.settings.zero_stage
+        find = {0: self._replicated, 1: self._flat_partition, 2: self._flat_partition, 3: self._parameter_shards}[stage]
+        yield from find()
+
+    def set_updates(self, updates: int) -> None:
+        """Tells the optimizer how many updates its restored moments stand for."""
+        self.updates = updates
+        for tensor in self._master_tensors():
+            self._adam.state[tensor]["step"].fill_(updates)
+
+    @torch.no_grad()
+    def publish_weights(self) -> None:
+        """Makes the module compute with the fp32 weights in `fragments`, after these were written to."""
+        if self.settings.zero_stage in (1, 2):
+            self._optimizer.update_lp_params()
+        elif self.settings.zero_stage == 3:
+            # Small parameters stay gathered between steps: they are split first, and gathered anew afterwards.
+            self._optimizer.checkpoint_event_prologue()
+            for index in range(len(self._optimizer.fp16_groups)):
+                self._optimizer._reassign_or_swap_out_partitioned_parameters(index)
+            self._optimizer.checkpoint_event_epilogue()
+
+    def gather(self, kind: str) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yields (name, whole tensor) of one kind for every parameter, float32, on every rank.
+
+        A collective: every rank must exhaust it. Holds one parameter at a time.
+        """
+        held = {fragment.parameter: fragment for fragment in self.fragments()}
+        for name, shape in self._shapes.items():
+            whole = torch.zeros(shape, dtype=torch.float32, device=self.device)
+            fragment = held.get(name)
+            if fragment is not None and fragment.written_here:
+                whole.view(-1)[fragment.start : fragment.stop] = fragment.tensors[kind]
+            torch.distributed.all_reduce(whole)
+            yield name, whole
+
+    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, parameter in self._engine.module.named_parameters():
+            if parameter.requires_grad:
+                yield name, parameter
+
+    def _master_tensors(self) -> list[torch.Tensor]:
+        """The fp32 tensors that the optimizer steps: parameters themselves, or their flat partitions."""
+        stage = self.settings.zero_stage
+        if stage == 0:
+            return [parameter for _, parameter in self._named()]
+        if stage == 3:
+            return list(self._optimizer.fp32_partitioned_groups_flat)
+        return list(self._optimizer.single_partition_of_fp32_groups)
+
+    def _states(self, master: torch.Tensor, start: int, count: int) -> dict[str, torch.Tensor]:
+        state = self._adam.state[master]
+        sources = {"param": master.detach(), **{kind: state[kind] for kind in KINDS if kind != "param"}}
+        return {kind: tensor.view(-1).narrow(0, start, count) for kind, tensor in sources.items()}
+
+    def _replicated(self) -> Iterator[LocalFragment]:
+        for index, (name, parameter) in enumerate(self._named()):
+            count = parameter.numel()
+            tensors = self._states(parameter, 0, count)
+            yield LocalFragment(name, self._shapes[name], 0, count, tensors, index % self._world == self._rank)
+
+    def _flat_partition(self) -> Iterator[LocalFragment]:
+        for name, parameter in self._named():
+            mapping: Any = getattr(parameter, "_hp_mapping", None)
+            if mapping is None:
+                continue
+            inner, outer = mapping.hp_fragment_address, mapping.lp_fragment_address
+            master = self._optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+            tensors = self._states(master, inner.start, inner.numel)
+            yield LocalFragment(name, self._shapes[name], outer.start, outer.start + outer.numel, tensors, True)
+
+    def _parameter_shards(self) -> Iterator[LocalFragment]:
+        for name, parameter in self._named():
+            group, offset, padded = self._optimizer.grad_position[self._optimizer.get_param_id(parameter)]
+            start = self._rank * padded
+            # The last ranks' shards are padded, up to being empty.
+            count = min(padded, int(parameter.ds_numel) - start)
+            if count <= 0:
+                continue
+            tensors = self._states(self._optimizer.fp32_partitioned_groups_flat[group], offset, count)
+            yield LocalFragment(name, self._shapes[name], start, start + count, tensors, True)
+
+
+def _become_a_group_of_one() -> None:
+    """DeepSpeed needs a process group even for one process."""
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)

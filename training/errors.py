@@ -1,0 +1,13 @@
+"""The error that a person can act on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ConfigurationError(Exception):
+    """A setting that can't work: names its key, its value and the remedy."""
+
+    def __init__(self, key: str, value: Any, remedy: str) -> None:
+        super().__init__(f"{key}={value}: {remedy}")
+        self.key = key

@@ -1,0 +1,137 @@
+"""One rank's whole job: restore, train, measure, report."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from data.batch import Batch
+from data.loader import Loader
+from data.stream import Storage
+from evaluation.first_stage import save_first_stage
+from evaluation.protocol import Protocol
+from evaluation.report import write_report
+from training import noise
+from training.build import build_eval_model, build_loader, build_task, run_folder
+from training.checkpoint import Checkpoints
+from training.compose import CONFIG_FOLDER
+from training.dataset import held_out_samples, training_index
+from training.distributed import Distributed
+from training.loop import Monitor, TrainState, fit
+from training.monitors import AutoencoderMonitor, DiffusionMonitor
+from training.preemption import StopRequest
+from training.tasks.autoencoder import AutoencoderTask
+from training.tasks.diffusion import DiffusionTask
+from training.tracker import Tracker
+
+log = logging.getLogger(__name__)
+
+
+def train_and_report(config: DictConfig, ranks: Distributed) -> None:
+    """Trains the configured task from its newest checkpoint to its last step and writes the report."""
+    stop = StopRequest()
+    folder = run_folder(config)
+    storage: Storage = instantiate(config.data.storage)
+    loader = build_loader(config, training_index(config, storage), storage, ranks)
+    held_out = held_out_samples(config, storage)
+    task = build_task(config, ranks)
+    checkpoints = Checkpoints(folder / "checkpoints", ranks, config.checkpoint.keep)
+    state = TrainState()
+    manifest = checkpoints.restore_newest(task.engines)
+    if manifest is not None:
+        state = TrainState(manifest.step, manifest.images_seen)
+        task.load_extra_state(manifest.extra)
+        if ranks.is_main:
+            log.info("going on from step %d of %d", state.step, config.steps)
+    elif isinstance(task, DiffusionTask) and config.first_stage.scale is None:
+        estimate_latent_scale(task, loader)
+    if ranks.is_main:
+        write_config(config, folder)
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    tracker = Tracker(folder, ranks.is_main, plain, config.tracker.project, config.tracker.mode, state.step)  # type: ignore[arg-type]
+    try:
+        monitor = build_monitor(folder, config, task, held_out, ranks, tracker)
+        with contextlib.closing(loader.batches(state.step)) as batches:
+            finished = fit(
+                task,
+                batches,
+                state,
+                config.steps,
+                config.batch.global_size,
+                instantiate(config.learning_rate),
+                config.checkpoint.every,
+                checkpoints,
+                monitor,
+                tracker,
+                ranks,
+                stop,
+            )
+        if finished:
+            finish(monitor, folder, state.step, ranks)
+    finally:
+        tracker.close()
+    if ranks.is_main:
+        report = write_report(folder)
+        log.info("report: %s", report)
+
+
+def build_monitor(
+    folder: Path, config: DictConfig, task: object, held_out: Batch, ranks: Distributed, tracker: Tracker
+) -> AutoencoderMonitor | DiffusionMonitor:
+    """The monitor of the task."""
+    if isinstance(task, AutoencoderTask):
+        model = instantiate(config.model).to(ranks.device).eval().requires_grad_(False)
+        return AutoencoderMonitor(folder, config, task, model, held_out, ranks, tracker)
+    assert isinstance(task, DiffusionTask)
+    protocol: Protocol | None = None
+    if config.monitor.protocol is not None:
+        protocol = instantiate(OmegaConf.load(CONFIG_FOLDER / "protocol" / f"{config.monitor.protocol}.yaml"))
+    return DiffusionMonitor(folder, config, task, build_eval_model(config, ranks), held_out, ranks, tracker, protocol)
+
+
+def finish(monitor: Monitor, folder: Path, step: int, ranks: Distributed) -> None:
+    """What a finished run leaves: the gallery of a diffusion model, the weights of a first stage."""
+    if isinstance(monitor, DiffusionMonitor):
+        monitor.finish(step)
+    if isinstance(monitor, AutoencoderMonitor):
+        monitor.load_ema()
+        if ranks.is_main:
+            path = folder / "first_stage.safetensors"
+            save_first_stage(monitor.model.state_dict(), path)
+            log.info("first stage: %s", path)
+
+
+@torch.no_grad()
+def estimate_latent_scale(task: DiffusionTask, loader: Loader) -> None:
+    """Sets the latent scale to 1 / standard deviation of the first batch's latents (LDM App. G).
+
+    Every rank sees the whole first batch, so the number is the same for any number of ranks.
+    """
+    whole = loader.step(0)
+    device = task.engine.device
+    shape = task.first_stage.latent_shape(whole.images.shape[-2], whole.images.shape[-1])
+    posterior_noise = noise.normal(task.seed, "posterior", whole.numbers.tolist(), shape)
+    task.first_stage.scale.fill_(1.0)
+    latents = torch.cat(
+        [
+            task.first_stage.encode(images.to(device), eps.to(device)).cpu()
+            for images, eps in zip(whole.images.split(1), posterior_noise.split(1), strict=True)
+        ]
+    )
+    task.first_stage.scale.fill_(1.0 / latents.std().item())
+    log.info("latent scale: %.5f", task.first_stage.scale.item())
+
+
+def write_config(config: DictConfig, folder: Path) -> None:
+    """Keeps the composed configuration with the run, with the time that it was last started."""
+    text = f"# started {time.strftime('%Y-%m-%d %H:%M:%S')}\n" + OmegaConf.to_yaml(config, resolve=True)
+    partial = folder / "config.yaml.partial"
+    partial.write_text(text)
+    partial.replace(folder / "config.yaml")

@@ -1,0 +1,147 @@
+"""The training loop, for every task."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from data.batch import Batch
+from training.checkpoint import Checkpoints
+from training.distributed import Distributed
+from training.preemption import StopRequest
+from training.progress import Progress
+from training.schedule import LearningRate
+from training.tasks import Task
+from training.tracker import Tracker
+
+
+class Monitor(Protocol):
+    """Looks at the model from time to time; must not disturb training's random numbers."""
+
+    def look(self, step: int) -> dict[str, float]:
+        """Called before the first step and after each; returns metrics to log, mostly none."""
+        ...
+
+
+@dataclass
+class TrainState:
+    """Where the run is. Everything else follows from the step."""
+
+    step: int = 0
+    images_seen: int = 0
+
+
+class NonFiniteLoss(Exception):
+    """The loss is infinite or not a number; names the step and the samples."""
+
+
+def fit(
+    task: Task,
+    batches: Iterator[Batch],
+    state: TrainState,
+    steps: int,
+    global_batch: int,
+    learning_rate: LearningRate,
+    checkpoint_every: int,
+    checkpoints: Checkpoints,
+    monitor: Monitor,
+    tracker: Tracker,
+    ranks: Distributed,
+    stop: StopRequest,
+) -> bool:
+    """Trains from `state` to `steps`; returns False when it was asked to stop before. Ends on a checkpoint."""
+    watched = WatchedBatches(batches)
+    progress = Progress("train", steps, state.step, shown=ranks.is_main)
+    if state.step == 0:
+        tracker.log(0, monitor.look(0))
+    while state.step < steps:
+        started = time.perf_counter()
+        metrics = task.train_step(watched, state.step, learning_rate.at(state.step, steps))
+        loss, row, stopping = agree(ranks, metrics, watched, stop)
+        if not loss == loss or abs(loss) == float("inf"):
+            raise NonFiniteLoss(f"loss is {loss} in step {state.step}, on samples {watched.numbers}")
+        state.step += 1
+        state.images_seen += global_batch
+        seconds = time.perf_counter() - started
+        row |= {
+            "images_seen": state.images_seen,
+            "time": time.time(),
+            "train/learning_rate": learning_rate.at(state.step - 1, steps),
+            "speed/images_per_second": global_batch / seconds,
+            "speed/step_seconds": seconds,
+        }
+        if (norm := task.engines["model"].gradient_norm()) is not None:
+            row["train/gradient_norm"] = norm
+        row |= monitor.look(state.step)
+        saving = stopping or state.step == steps or state.step % checkpoint_every == 0
+        if saving:
+            tracker.flush()
+            row["checkpoint/stall_seconds"] = checkpoints.save(
+                task.engines, state.step, state.images_seen, task.extra_state()
+            )
+        tracker.log(state.step, row)
+        progress.advance(loss, row)
+        if stopping and state.step < steps:
+            progress.close(f"stopped by {stop.received.name if stop.received else 'another rank'}")
+            return False
+    progress.close("done")
+    return True
+
+
+@dataclass
+class WatchedBatches:
+    """Passes batches on, and keeps account of the time spent waiting for them and of what was wrong with them."""
+
+    batches: Iterator[Batch]
+    wait_seconds: float = 0.0
+    numbers: list[int] = field(default_factory=list)
+    bad: Counter[str] = field(default_factory=Counter)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        started = time.perf_counter()
+        batch = next(self.batches)
+        self.wait_seconds += time.perf_counter() - started
+        self.numbers = batch.numbers.tolist()
+        self.bad.update(fault.reason for fault in batch.faults)
+        return batch
+
+
+def agree(
+    ranks: Distributed, metrics: dict[str, torch.Tensor], watched: WatchedBatches, stop: StopRequest
+) -> tuple[float, dict[str, float], bool]:
+    """One exchange between the ranks: mean metrics, bad samples since the start, memory, and whether to stop."""
+    mine = {
+        "metrics": {name: float(value) for name, value in metrics.items()},
+        "wait": watched.wait_seconds,
+        "bad": dict(watched.bad),
+        "memory": memory_gib(ranks.device),
+        "stop": stop.received is not None,
+    }
+    watched.wait_seconds = 0.0
+    everyone = ranks.gather_objects(mine)
+    row = {f"train/{name}": sum(e["metrics"][name] for e in everyone) / len(everyone) for name in metrics}
+    row["data/wait_seconds"] = max(e["wait"] for e in everyone)
+    for rank, e in enumerate(everyone):
+        row[f"memory/rank{rank}_gib"] = e["memory"]
+    bad: Counter[str] = Counter()
+    for e in everyone:
+        bad.update(e["bad"])
+    row |= {f"data/bad/{reason}": count for reason, count in bad.items()}
+    return row["train/loss"], row, any(e["stop"] for e in everyone)
+
+
+def memory_gib(device: torch.device) -> float:
+    """Peak memory in GiB: the GPU's allocator's, or this process's resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

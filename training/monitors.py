@@ -1,0 +1,195 @@
+"""What is looked at while a model trains: pictures of held-out samples, and what can be measured on them.
+
+Monitors draw their random numbers from generators of their own and compute with EMA weights in a second module, so
+training goes on as if nobody had looked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from data.batch import Batch
+from evaluation.features import load_features
+from evaluation.gallery import write_final_samples
+from evaluation.measure import Measured, measure
+from evaluation.metrics.reconstruction import psnr, ssim
+from evaluation.pictures import grid, to_uint8, write_png
+from evaluation.protocol import Protocol
+from evaluation.results import Result, read_results, write_result
+from evaluation.sample import generate
+from models.autoencoder import AutoencoderKL
+from models.latent_diffusion import LatentDiffusion
+from training.distributed import Distributed
+from training.progress import Bar
+from training.tasks.autoencoder import AutoencoderTask
+from training.tasks.diffusion import DiffusionTask
+from training.tracker import Tracker
+
+MEASURE_BATCH = 50
+
+
+class AutoencoderMonitor:
+    """Reconstructions of held-out pictures with PSNR and SSIM, every `every` steps and at the last."""
+
+    def __init__(
+        self, folder: Path, config: DictConfig, task: AutoencoderTask, model: AutoencoderKL, held_out: Batch, ranks: Distributed, tracker: Tracker
+    ) -> None:
+        self.folder = folder
+        self.settings = config.monitor
+        self.steps = config.steps
+        self.task = task
+        self.model = model
+        self.images = held_out.images
+        self.ranks = ranks
+        self.tracker = tracker
+
+    def look(self, step: int) -> dict[str, float]:
+        """Metrics `eval/psnr` (dB) and `eval/ssim` on all held-out pictures, at the steps that are due."""
+        if step == 0 or (step % self.settings.every and step != self.steps):
+            return {}
+        self.load_ema()
+        reconstructed = to_uint8(self.reconstruct())
+        count = self.settings.pictures
+        if self.ranks.is_main:
+            path = self.folder / "samples" / f"step-{step:08d}.png"
+            write_png(path, grid(torch.cat([self.images[:count], reconstructed[:count]]), columns=count))
+            self.tracker.log_pictures(step, "samples", path)
+        return {
+            "eval/psnr": float(psnr(reconstructed, self.images).mean()),
+            "eval/ssim": float(ssim(reconstructed, self.images).mean()),
+        }
+
+    def load_ema(self) -> None:
+        """Puts the averaged weights into this monitor's own model."""
+        prefix = "autoencoder."
+        state = {n.removeprefix(prefix): t for n, t in self.task.engines["model"].gather("ema") if n.startswith(prefix)}
+        self.model.load_state_dict(state)
+
+    @torch.no_grad()
+    def reconstruct(self) -> torch.Tensor:
+        """The posteriors' modes decoded, float32 [N, 3, H, W] in [-1, 1] on the CPU."""
+        parts = self.images.split(MEASURE_BATCH)
+        inputs = (part.to(self.ranks.device).float() / 127.5 - 1 for part in parts)
+        return torch.cat([self.model.decode(self.model.encode(x).mode()).clamp(-1, 1).cpu() for x in inputs])
+
+
+class DiffusionMonitor:
+    """Samples for the same held-out captions every `every` steps, and the protocol's measures before and after."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: DictConfig,
+        task: DiffusionTask,
+        model: LatentDiffusion,
+        held_out: Batch,
+        ranks: Distributed,
+        tracker: Tracker,
+        protocol: Protocol | None,
+    ) -> None:
+        self.folder = folder
+        self.settings = config.monitor
+        self.steps = config.steps
+        self.task = task
+        self.model = model
+        self.held_out = held_out
+        self.ranks = ranks
+        self.tracker = tracker
+        self.protocol = protocol
+
+    def look(self, step: int) -> dict[str, float]:
+        """Writes samples where due; measures at step 0 and at the last. Returns `eval/...` metrics."""
+        last = step == self.steps
+        if step % self.settings.every and not last:
+            return {}
+        self.load_ema()
+        self.draw(step)
+        if self.protocol is None or not (step == 0 or last):
+            return {}
+        measured = self.measure(self.protocol, step)
+        return {f"eval/{self.protocol.features}_frechet": measured.frechet, f"eval/{self.protocol.features}_score": measured.score}
+
+    def finish(self, step: int) -> None:
+        """After the last step: the gallery, and the last measurement where an interrupted run left it out."""
+        self.load_ema()
+        if self.protocol is not None and not self._measured(step):
+            self.measure(self.protocol, step)
+        self.draw_gallery(step)
+
+    def load_ema(self) -> None:
+        """Puts the averaged weights into this monitor's own model."""
+        for name, tensor in self.task.engine.gather("ema"):
+            self.model.get_parameter(name).copy_(tensor)
+
+    def _measured(self, step: int) -> bool:
+        done = any(result.step == step for result in read_results(self.folder))
+        return self.ranks.broadcast_object(done)
+
+    def draw(self, step: int) -> None:
+        """Writes samples/step-….png: one picture for each of the first held-out captions."""
+        count = min(self.settings.captions, len(self.held_out))
+        pictures = self._sample(list(range(count)), self.settings.sampler_steps, self.settings.guidance_scale)
+        if self.ranks.is_main:
+            path = self.folder / "samples" / f"step-{step:08d}.png"
+            write_png(path, grid(pictures, columns=count))
+            self.tracker.log_pictures(step, "samples", path)
+
+    def draw_gallery(self, step: int) -> None:
+        """Writes the final pictures: held-out captions at several guidance scales beside the real ones."""
+        count = min(self.settings.final_captions, len(self.held_out))
+        chosen = list(range(count))
+        steps = self.settings.final_sampler_steps
+        generated = {scale: self._sample(chosen, steps, scale) for scale in self.settings.final_guidance_scales}
+        if self.ranks.is_main:
+            captions = [self.held_out.captions[i] for i in chosen]
+            write_final_samples(self.folder, captions, self.held_out.images[chosen], generated, step, steps)
+
+    def measure(self, protocol: Protocol, step: int) -> Measured:
+        """Measures by the protocol over all ranks, and writes the result below evaluation/."""
+        started = time.monotonic()
+        features = load_features(protocol.features, device=self.ranks.device)
+        count = min(protocol.captions, len(self.held_out))
+        mine = list(range(self.ranks.rank, count, self.ranks.world))
+        measured = measure(
+            self._generated(protocol, mine, step),
+            (self.held_out.images[i : i + 1] for i in mine),
+            features,
+            count,
+            protocol.splits,
+            self.ranks.all_reduce_sum,
+        )
+        if self.ranks.is_main:
+            seconds = time.monotonic() - started
+            card, paper = protocol.card(), list(protocol.paper)
+            write_result(self.folder, Result(step, "ema", card, protocol.hash, measured.as_dict(), seconds, paper))
+        return measured
+
+    def _generated(self, protocol: Protocol, mine: list[int], step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        with Bar(f"measure step {step}", len(mine), self.ranks.is_main) as bar:
+            for start in range(0, len(mine), MEASURE_BATCH):
+                numbers = mine[start : start + MEASURE_BATCH]
+                seeds = [protocol.image_seed(n) for n in numbers]
+                images = self._sample(numbers, protocol.sampler_steps, protocol.guidance_scale, seeds)
+                bar.advance(len(numbers))
+                yield torch.tensor(numbers), images
+
+    def _sample(self, numbers: list[int], steps: int, guidance_scale: float, seeds: list[int] | None = None) -> torch.Tensor:
+        first_stage = self.task.first_stage
+        height, width = self.held_out.images.shape[-2:]
+        return generate(
+            self.model,
+            first_stage,
+            self.task.schedule,
+            self.held_out.tokens[numbers],
+            self.task.unconditional_tokens[None],
+            seeds or [self.task.seed * 2**32 + n for n in numbers],
+            first_stage.latent_shape(height, width),
+            steps,
+            guidance_scale,
+            MEASURE_BATCH,
+        )

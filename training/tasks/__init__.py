@@ -1,0 +1,29 @@
+"""What is optimised: one file a task. A task turns micro-batches into updates of its engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+
+from data.batch import Batch
+from training.engine import Engine
+
+
+class Task(Protocol):
+    """What the loop needs of a task."""
+
+    engines: dict[str, Engine]
+
+    def train_step(self, micro_batches: Iterator[Batch], step: int, learning_rate: float) -> dict[str, torch.Tensor]:
+        """Consumes one step's micro-batches, updates the engines, returns this rank's mean metrics (scalars)."""
+        ...
+
+    def extra_state(self) -> dict[str, Any]:
+        """Numbers that the checkpoint's manifest keeps beside the engines' tensors."""
+        ...
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes back what `extra_state` gave."""
+        ...

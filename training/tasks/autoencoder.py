@@ -1,0 +1,146 @@
+"""The first stage: reconstruction against an adversary (LDM Sec. 3.1 and App. G, Eq. 25)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from data.batch import Batch
+from models.autoencoder import AutoencoderKL
+from models.discriminator import hinge_discriminator_loss, hinge_generator_loss
+from models.perceptual import PerceptualLoss
+from training import noise
+from training.engine import Engine
+
+MAXIMUM_ADAPTIVE_WEIGHT = 1e4
+
+
+class ReconstructionModule(nn.Module):
+    """An autoencoder with its learned output variance, as one module for the engine."""
+
+    def __init__(self, autoencoder: AutoencoderKL) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        # One element and not a scalar: DeepSpeed can't broadcast parameters without a dimension.
+        self.log_variance = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images: torch.Tensor, posterior_noise: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """images: float32 [B, 3, H, W] in [-1, 1]. Returns the reconstruction, the features that the decoder's last
+        layer saw, the KL in nats [B] and the log variance [1]."""
+        posterior = self.autoencoder.encode(images)
+        features = self.autoencoder.last_features(posterior.sample(posterior_noise))
+        return self.autoencoder.to_image(features), features, posterior.kl(), self.log_variance
+
+
+class AutoencoderTask:
+    """Trains autoencoder and discriminator in turn, each behind its own engine.
+
+    Loss of the autoencoder, summed over pixels and divided by the batch: |x − x̂| / exp(s) + s + kl_weight · KL, with
+    s the learned log variance, plus (from `adversary_start` on) the hinge loss weighted adaptively by the ratio of
+    gradient norms at the decoder's last layer. `perceptual` is None where its weights aren't available.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        discriminator_engine: Engine,
+        module: ReconstructionModule,
+        discriminator: nn.Module,
+        perceptual: PerceptualLoss | None,
+        latent_shape: tuple[int, int, int],
+        accumulation: int,
+        kl_weight: float,
+        adversary_weight: float,
+        adversary_start: int,
+        seed: int,
+    ) -> None:
+        self.engines = {"model": engine, "discriminator": discriminator_engine}
+        self.module = module
+        self.discriminator = discriminator
+        self.perceptual = perceptual
+        self.latent_shape = latent_shape
+        self.accumulation = accumulation
+        self.kl_weight = kl_weight
+        self.adversary_weight = adversary_weight
+        self.adversary_start = adversary_start
+        self.seed = seed
+
+    def train_step(self, micro_batches: Iterator[Batch], step: int, learning_rate: float) -> dict[str, torch.Tensor]:
+        """One update of the autoencoder and, once the adversary plays, one of the discriminator."""
+        totals: dict[str, torch.Tensor] = {}
+        for _ in range(self.accumulation):
+            for name, value in self._micro_step(next(micro_batches), step, learning_rate).items():
+                totals[name] = totals.get(name, torch.zeros((), device=value.device)) + value.detach()
+        return {name: total / self.accumulation for name, total in totals.items()}
+
+    def _micro_step(self, batch: Batch, step: int, learning_rate: float) -> dict[str, torch.Tensor]:
+        engine = self.engines["model"]
+        images = batch.images.to(engine.device).float() / 127.5 - 1  # [B, 3, H, W]
+        posterior_noise = noise.normal(self.seed, "posterior", batch.numbers.tolist(), self.latent_shape)
+        output, features, kl, log_variance = engine(images, posterior_noise.to(engine.device))
+
+        # Both losses are differentiated by the reconstruction alone, outside of the engine's graph, and weighed;
+        # what they have to say goes into the engine's one backward pass as a gradient at its output.
+        reconstruction = output.detach().float().requires_grad_()
+        error = self._error(images, reconstruction)
+        (wanted,) = torch.autograd.grad((error / log_variance.detach().exp()).sum() / len(images), reconstruction)
+        likelihood = (error.detach() / log_variance.exp() + log_variance).sum() / len(images)
+        metrics = {"reconstruction": (images - reconstruction).abs().mean(), "kl": kl.mean()}
+        metrics |= {"likelihood": likelihood, "log_variance": log_variance.squeeze()}
+        playing = step >= self.adversary_start
+        if playing:
+            adversary = hinge_generator_loss(self._judge(reconstruction))
+            (found,) = torch.autograd.grad(adversary, reconstruction)
+            weight = self._adaptive_weight(features.detach().float(), wanted, found)
+            wanted = wanted + weight * found
+            metrics |= {"adversary": adversary, "adversary_weight": weight}
+        engine.backward((output * wanted.to(output.dtype)).sum() + likelihood + self.kl_weight * kl.mean())
+        engine.step(learning_rate)
+        if playing:
+            metrics |= self._discriminator_step(images, reconstruction.detach(), learning_rate)
+        return {"loss": metrics["reconstruction"], **metrics}
+
+    def _error(self, images: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+        """|x − x̂|, plus the perceptual distance broadcast over the pixels, [B, 3, H, W]."""
+        error = (images - reconstruction).abs()
+        if self.perceptual is not None:
+            error = error + self.perceptual(images, reconstruction)[:, None, None, None]
+        return error
+
+    def _judge(self, images: torch.Tensor) -> torch.Tensor:
+        """The discriminator's logits with its weights held constant: this gradient is not for them."""
+        frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+        return functional_call(self.discriminator, frozen, (images,))
+
+    def _adaptive_weight(self, features: torch.Tensor, wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+        """‖∇ likelihood‖ / (‖∇ adversary‖ + 1e-4) by the decoder's last layer, clamped, times the set weight.
+
+        wanted, found: gradients of likelihood and adversary by the reconstruction, [B, 3, H, W].
+        """
+        autoencoder = self.module.autoencoder
+        last_layer = autoencoder.last_layer.detach().float().requires_grad_()
+        image = autoencoder.to_image_with(features, last_layer)
+        (likelihood_gradient,) = torch.autograd.grad(image, last_layer, wanted, retain_graph=True)
+        (adversary_gradient,) = torch.autograd.grad(image, last_layer, found)
+        ratio = likelihood_gradient.norm() / (adversary_gradient.norm() + 1e-4)
+        return self.adversary_weight * ratio.clamp(0.0, MAXIMUM_ADAPTIVE_WEIGHT)
+
+    def _discriminator_step(
+        self, images: torch.Tensor, reconstruction: torch.Tensor, learning_rate: float
+    ) -> dict[str, torch.Tensor]:
+        engine = self.engines["discriminator"]
+        loss = hinge_discriminator_loss(engine(images).float(), engine(reconstruction).float())
+        engine.backward(loss)
+        engine.step(learning_rate)
+        return {"discriminator_loss": loss}
+
+    def extra_state(self) -> dict[str, Any]:
+        """Nothing beyond the engines' tensors."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Nothing to take back."""

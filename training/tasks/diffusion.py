@@ -1,0 +1,83 @@
+"""Latent diffusion: predict the noise that was added to a first stage's latent (LDM Eq. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from data.batch import Batch
+from models.latent_diffusion import FirstStage
+from models.objective import epsilon_loss
+from models.schedule import NoiseSchedule
+from training import noise
+from training.engine import Engine
+
+
+class DiffusionTask:
+    """Trains a LatentDiffusion module behind `engine` on latents of a frozen first stage.
+
+    unconditional_tokens: int64 [L], the tokens of the empty caption, which replace a sample's own with probability
+    `caption_dropout` (classifier-free guidance needs it). Every random number is keyed by (seed, sample number).
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        first_stage: FirstStage,
+        schedule: NoiseSchedule,
+        unconditional_tokens: torch.Tensor,
+        accumulation: int,
+        caption_dropout: float,
+        seed: int,
+    ) -> None:
+        self.engines = {"model": engine}
+        self.engine = engine
+        self.first_stage = first_stage
+        self.schedule = schedule
+        self.unconditional_tokens = unconditional_tokens
+        self.accumulation = accumulation
+        self.caption_dropout = caption_dropout
+        self.seed = seed
+
+    def train_step(self, micro_batches: Iterator[Batch], step: int, learning_rate: float) -> dict[str, torch.Tensor]:
+        """One update. Returns {"loss": mean of this rank's micro-batches}, a float32 scalar on the device."""
+        total = torch.zeros((), device=self.engine.device)
+        for _ in range(self.accumulation):
+            loss = self.loss(next(micro_batches))
+            self.engine.backward(loss)
+            self.engine.step(learning_rate)
+            total += loss.detach()
+        return {"loss": total / self.accumulation}
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """Mean of E[‖ε − ε_θ(z_t, t, τ_θ(y))‖²] over the micro-batch (LDM Eq. 3)."""
+        device = self.engine.device
+        numbers = batch.numbers.tolist()
+        z_0 = self.encode(batch.images.to(device), numbers)  # [B, C, h, w]
+        eps = noise.normal(self.seed, "noise", numbers, z_0.shape[1:]).to(device)
+        t = noise.integers(self.seed, "timestep", numbers, self.schedule.steps).to(device)  # [B]
+        z_t = self.schedule.add_noise(z_0, eps, t)
+        prediction = self.engine(z_t, t, self.drop_captions(batch.tokens, numbers).to(device))
+        return epsilon_loss(prediction.float(), eps).mean()
+
+    @torch.no_grad()
+    def encode(self, images: torch.Tensor, numbers: list[int]) -> torch.Tensor:
+        """Posterior sample of each image times the latent scale, float32 [B, C, H/f, W/f]."""
+        shape = self.first_stage.latent_shape(images.shape[-2], images.shape[-1])
+        posterior_noise = noise.normal(self.seed, "posterior", numbers, shape).to(images.device)
+        return self.first_stage.encode(images, posterior_noise)
+
+    def drop_captions(self, tokens: torch.Tensor, numbers: list[int]) -> torch.Tensor:
+        """Tokens [B, L] with some rows replaced by the empty caption's."""
+        dropped = noise.chances(self.seed, "caption_dropout", numbers, self.caption_dropout)
+        return torch.where(dropped[:, None], self.unconditional_tokens[None], tokens)
+
+    def extra_state(self) -> dict[str, Any]:
+        """The latent scale: a resumed run must not estimate it anew."""
+        return {"latent_scale": float(self.first_stage.scale)}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes the latent scale back."""
+        self.first_stage.scale.fill_(state["latent_scale"])

@@ -1,0 +1,116 @@
+"""`ldm train`: compose, check, build, fit. The same command on the same run goes on where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+
+from training import compose
+from training.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from training.distributed import Distributed
+
+
+def main() -> None:
+    """Entry point of `ldm train` and `python -m training.train`."""
+    from data.errors import DataError
+
+    compose.command("train", run, (ConfigurationError, DataError), shown_in_help=("experiment=demo",))
+
+
+def run(config: DictConfig) -> None:
+    """Starts the local ranks, or is one of the ranks that a launcher started."""
+    from training.distributed import adopt_slurm_variables, launched
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for name in ("data", "training", "evaluation"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    adopt_slurm_variables()
+    if launched():
+        run_rank(config)
+    else:
+        raise SystemExit(run_locally(config))
+
+
+def run_locally(config: DictConfig) -> int:
+    """Checks everything, makes the data ready, runs the ranks. Returns their launcher's exit status."""
+    from training import checks, launch
+    from training.dataset import make_ready, store_of
+
+    ranks = checks.local_ranks(config)
+    check(config, ranks)
+    folder = Path(config.run.folder)
+    with launch.hold_run_folder(folder), store_of(config) as environment:
+        make_ready(config)
+        return launch.start_ranks(config, sys.argv[1:], ranks, environment)
+
+
+def check(config: DictConfig, world: int) -> None:
+    """Everything that can be known to be wrong without touching the data. Raises ConfigurationError."""
+    from evaluation.first_stage import FirstStageError
+    from training import checks
+    from training.checkpoint_files import CheckpointError, check_same_parameters, complete_checkpoints, load_manifest
+
+    checks.check_settings(config, world)
+    shapes = checks.check_models(config)
+    try:
+        if config.task.name == "diffusion":
+            from hydra.utils import instantiate
+
+            instantiate(config.first_stage)
+        newest = next(complete_checkpoints(Path(config.run.folder) / "checkpoints"), None)
+        if newest is not None:
+            check_same_parameters(load_manifest(newest), shapes, newest)
+    except FirstStageError as error:
+        raise ConfigurationError("first_stage", "...", str(error)) from None
+    except CheckpointError as error:
+        raise ConfigurationError("run.name", config.run.name, str(error)) from None
+
+
+def run_rank(config: DictConfig) -> None:
+    """One rank of the job: joins the others, restores, trains, measures, reports."""
+    import signal
+
+    from training import launch
+    from training.distributed import initialise, shut_down
+    from training.fit import train_and_report
+
+    of_launcher = launch.RANK_MARK in os.environ
+    if of_launcher:
+        launch.die_with_parent(signal.SIGTERM)
+    else:
+        check(config, int(os.environ["WORLD_SIZE"]))
+    ranks = initialise()
+    try:
+        with contextlib.nullcontext() if of_launcher else _data_of_main_rank(config, ranks):
+            train_and_report(config, ranks)
+    finally:
+        shut_down()
+
+
+@contextlib.contextmanager
+def _data_of_main_rank(config: DictConfig, ranks: Distributed):  # type: ignore[no-untyped-def]
+    """Under srun or torchrun the main rank makes the data ready, and tells the others where the store is."""
+    from training import launch
+    from training.dataset import make_ready, store_of
+
+    with contextlib.ExitStack() as stack:
+        environment: dict[str, str] = {}
+        if ranks.is_main:
+            stack.enter_context(launch.hold_run_folder(Path(config.run.folder)))
+            environment = stack.enter_context(store_of(config))
+            make_ready(config)
+        os.environ.update(ranks.broadcast_object(environment))
+        yield
+        ranks.barrier()
+
+
+if __name__ == "__main__":
+    main()
