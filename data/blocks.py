@@ -2,6 +2,7 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 
 Key = tuple[str, int]  # URL, number of the block
 
@@ -38,3 +39,15 @@ class BlockCache:
         with self._lock:
             for key in [key for key in self._blocks if key[0] == url]:
                 self.held_bytes -= len(self._blocks.pop(key))
+
+
+def runs_of(ranges: Iterable[tuple[str, int, int]], block_bytes: int) -> list[tuple[str, int, int]]:
+    """The (URL, first block, last block) that cover these (URL, start, stop); neighbours become one run."""
+    runs: list[tuple[str, int, int]] = []
+    for url, start, stop in sorted(ranges):
+        first, last = start // block_bytes, max(start, stop - 1) // block_bytes
+        if runs and runs[-1][0] == url and first <= runs[-1][2] + 1:
+            runs[-1] = (url, runs[-1][1], max(last, runs[-1][2]))
+        else:
+            runs.append((url, first, last))
+    return runs

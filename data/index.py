@@ -1,6 +1,7 @@
 """Which samples there are: shards, how many samples each holds, and where their bytes lie."""
 
 import hashlib
+import io
 import json
 import logging
 import sys
@@ -20,6 +21,7 @@ from data.stream import Storage, join
 log = logging.getLogger(__name__)
 INDEX_NAME = "index.json"
 _READERS = 8
+_SCAN_BYTES = 4 << 20
 _KEPT_SHARDS = 256  # offsets of this many shards stay in memory
 
 
@@ -162,7 +164,8 @@ def _scan(urls: Sequence[str], storage: Storage) -> list[tuple[Shard, list[Entry
 def _read_tar(url: str, storage: Storage) -> tuple[Shard, list[Entry]]:
     size = storage.size(url)
     file = RangeFile(lambda start, stop: storage.read(url, start, stop), size)
-    entries = read_headers(cast(IO[bytes], file), size, url)
+    # headers lie between pictures: long reads are cheaper than a request for each header
+    entries = read_headers(cast(IO[bytes], io.BufferedReader(file, _SCAN_BYTES)), size, url)
     return Shard(url, len(entries), size), entries
 
 

@@ -129,8 +129,8 @@ class _Split:
         data = _tar(self._waiting)
         name = f"{len(self.shards):05d}"
         entries = read_headers(cast(IO[bytes], io.BytesIO(data)), len(data), f"{name}.tar", checksums=True)
-        if [entry.key for entry in entries] != [sample.key for sample in self._waiting]:
-            raise DataError(f"{self.source.name} gives the same key twice near {self._waiting[0].key!r}")
+        if len({entry.key for entry in entries}) != len(self._waiting):
+            raise DataError(f"{self.source.name} gives the same key twice, near {self._waiting[-1].key!r}")
         self.storage.write(join(self.url, f"{name}.tar"), data)
         self.storage.write(join(self.url, f"{name}.offsets.json"), to_sidecar(entries, len(data)))
         self.shards.append(

@@ -140,6 +140,7 @@ class EmbeddedStore:
         self._write_credentials()
         command = [
             program,
+            "-logtostderr=true",  # else it piles up log files
             "mini",
             f"-dir={self.folder / 'objects'}",
             f"-ip={self.host}",
@@ -159,7 +160,7 @@ class EmbeddedStore:
             "TMPDIR": str(self._run_folder),
             "GOMEMLIMIT": "400MiB",
         }  # nothing else: the server would make an identity of AWS_* keys that it finds
-        with open(self._log, "ab") as log:
+        with open(self._log, "wb") as log:
             self._server = subprocess.Popen(
                 command,
                 cwd=self._run_folder,
@@ -214,7 +215,7 @@ class EmbeddedStore:
         try:
             if self.bucket not in [found["Name"] for found in client.list_buckets().get("Buckets", [])]:
                 client.create_bucket(Bucket=self.bucket)
-        except botocore.exceptions.BotoCoreError as error:
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
             raise DataError(f"the store of {self.folder} made no bucket {self.bucket!r}: {error}") from error
         finally:
             client.close()

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from data.atomic import write_atomically
-from data.blocks import BlockCache
+from data.blocks import BlockCache, runs_of
 from data.diagnosis import MISSING, REFUSED, ask, kinds, remedy
 from data.errors import DataError, NotFound
 
@@ -31,7 +31,8 @@ class Storage:
     arguments. anonymous: send unsigned requests, for public buckets.
     retries: attempts after the first; between them it waits, doubling from 0.2 s, with jitter.
     timeout_seconds: to connect, and between two pieces of an answer.
-    block_bytes: ranged reads are rounded to blocks of this size. cache_bytes: for them, in each process.
+    block_bytes: ranged reads are rounded to blocks of this size. Where many ranks and workers read the same
+    shards, large blocks bring bytes that others train on. cache_bytes: memory for blocks in each process.
     connections: requests at the same time in `prefetch`.
 
     A copy in a forked or spawned process opens its own connections. Every read that fails for good raises
@@ -45,7 +46,7 @@ class Storage:
         anonymous: bool = False,
         retries: int = 5,
         timeout_seconds: float = 20.0,
-        block_bytes: int = 1 << 20,
+        block_bytes: int = 1 << 18,
         cache_bytes: int = 256 << 20,
         connections: int = 8,
     ) -> None:
@@ -80,8 +81,6 @@ class Storage:
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
 
-    # ---- whole objects
-
     def read(self, url: str, start: int = 0, stop: int | None = None) -> bytes:
         """Bytes [start, stop) of an object, fewer where it ends earlier; the whole object without `stop`."""
         if stop is None:
@@ -90,26 +89,24 @@ class Storage:
         first, last = start // self.block_bytes, max(start, stop - 1) // self.block_bytes
         if (last - first + 1) * self.block_bytes > self.cache_bytes // 2:
             return self._range(url, start, stop)  # would push everything else out of the cache
-        blocks = b"".join([self._block(url, number) for number in range(first, last + 1)])
-        return blocks[start - first * self.block_bytes : stop - first * self.block_bytes]
+        data = b"".join(self._run(url, first, last))
+        return data[start - first * self.block_bytes : stop - first * self.block_bytes]
 
     def prefetch(self, ranges: Iterable[tuple[str, int, int]]) -> None:
-        """Bring the blocks of these (url, start, stop) into the cache, several at a time.
+        """Bring the blocks of these (url, start, stop) into the cache, several requests at a time.
 
         An object that is not there is left for the read that needs it.
         """
         self._check_process()
-        wanted = {
-            (url, number): None
-            for url, start, stop in ranges
-            for number in range(start // self.block_bytes, max(start, stop - 1) // self.block_bytes + 1)
-        }
-        missing = [key for key in wanted if key not in self._blocks][: self.cache_bytes // self.block_bytes]
+        runs = runs_of(ranges, self.block_bytes)
+        missing = [
+            run for run in runs if any((run[0], n) not in self._blocks for n in range(run[1], run[2] + 1))
+        ]
         if len(missing) < 2:
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.connections, "storage")
-        for future in [self._pool.submit(self._block, url, number) for url, number in missing]:
+        for future in [self._pool.submit(self._run, *run) for run in missing]:
             with suppress(NotFound):
                 future.result()
 
@@ -155,8 +152,6 @@ class Storage:
         except NotFound:
             return []
 
-    # ---- lists of shards
-
     def expand(self, urls: str | Sequence[str]) -> Urls:
         """URLs of shards from URLs with {00..99} or {a,b} braces, with *?[] in the last part, and of folders.
 
@@ -193,7 +188,9 @@ class Storage:
             timeout_seconds=min(self.timeout_seconds, _CHECK_SECONDS),
         )
         first = urls if isinstance(urls, str) else next(iter(urls), "")
-        folder = first.split("{")[0].rsplit("/", 1)[0] if "/" in first else "."
+        protocol, mark, path = first.rpartition("://")
+        parent, slash, _ = path.split("{")[0].rpartition("/")
+        folder = protocol + mark + (parent if slash else path if mark else ".")
         try:
             probe._retried(first, lambda fs, path: ask(fs, folder))
             shards = probe.expand(urls)
@@ -207,8 +204,6 @@ class Storage:
                 "check the path, or write shards there with `ldm prepare`"
             )
         return shards
-
-    # ---- inside
 
     def _check_process(self) -> None:
         if self._process != os.getpid():  # forked: connections, threads and locks of the parent are of no use
@@ -246,13 +241,18 @@ class Storage:
         filesystem.retries = 1  # one layer of retries, ours: nested ones multiply to minutes before an error
         return filesystem
 
-    def _block(self, url: str, number: int) -> bytes:
+    def _run(self, url: str, first: int, last: int) -> Sequence[bytes]:
+        """Blocks `first` to `last`; those between the first and the last missing one in a single request."""
         self._check_process()
-        data = self._blocks.get((url, number))
-        if data is None:
-            data = self._range(url, number * self.block_bytes, (number + 1) * self.block_bytes)
-            self._blocks.put((url, number), data)
-        return data
+        found = {number: self._blocks.get((url, number)) for number in range(first, last + 1)}
+        missing = [number for number, block in found.items() if block is None]
+        if missing:
+            begin, size = missing[0], self.block_bytes
+            data = self._range(url, begin * size, (missing[-1] + 1) * size)
+            for number in range(begin, missing[-1] + 1):
+                found[number] = block = data[(number - begin) * size : (number - begin + 1) * size]
+                self._blocks.put((url, number), block)
+        return [block for block in found.values() if block is not None]
 
     def _range(self, url: str, start: int, stop: int) -> bytes:
         def fetch(fs: Any, path: str) -> bytes:

@@ -117,6 +117,7 @@ def draw(chart: Chart, format_step: Format) -> Markup:
     ) + Markup("").join(
         Markup("<span class='x' style='left:{}%'>{}</span>").format(f"{100 * place_x(x):.2f}", format_step(x))
         for x in linear_ticks(x_low, x_high, 4)
+        if x == round(x)  # there is no half step
     )
     paths = Markup("").join(
         Markup("<path class='s{} {}' d='{}'/>").format(line.colour, line.style, _path(line, place_x, place_y))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from evaluation.run import LoadedRun
     from training.distributed import Distributed
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("evaluation.evaluate")  # also when run as __main__
 SAMPLES_PER_SHARD = 1000
 
 
@@ -40,7 +40,9 @@ def run(config: DictConfig) -> None:
     """Evaluates on this rank; rank 0 writes the result and the report anew."""
     from training.distributed import initialise, shut_down
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for name in ("data", "evaluation"):
+        logging.getLogger(name).setLevel(logging.INFO)
     ranks = initialise()
     try:
         evaluate(config, ranks)
@@ -65,7 +67,8 @@ def evaluate(config: DictConfig, ranks: Distributed) -> None:
         features = load_features(protocol.features, config.feature_weights, ranks.device)
     except ValueError as error:
         raise EvaluationError(f"feature_weights={config.feature_weights}: {error}") from error
-    loaded = load_run(folder, ranks.device, config.weights)
+    weights = "ema" if config.ema else "raw"
+    loaded = load_run(folder, ranks.device, weights)
     if protocol.image_size != loaded.image_size and ranks.is_main:
         log.warning("the run was trained at %d pixels and draws at %d", loaded.image_size, protocol.image_size)
     with held_out(config, loaded, protocol, ranks) as samples:
@@ -83,7 +86,7 @@ def evaluate(config: DictConfig, ranks: Distributed) -> None:
             folder,
             Result(
                 loaded.step,
-                config.weights,
+                weights,
                 protocol.card(),
                 protocol.hash,
                 measured.as_dict(),

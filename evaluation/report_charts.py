@@ -63,7 +63,8 @@ def chart_sections(run: RunRecord, comparable: list[list[Result]]) -> list[Secti
 
 
 def _section(title: str, charts: Sequence[Chart | None]) -> Section:
-    drawn = [chart for chart in charts if chart is not None]
+    # A single point is a number, not a line.
+    drawn = [chart for chart in charts if chart is not None and any(len(line.x) > 1 for line in chart.lines)]
     narrow = sum(not chart.wide for chart in drawn)
     return Section(title, [draw(chart, whole) for chart in drawn], in_pairs=narrow in (2, 4))
 

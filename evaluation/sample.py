@@ -119,7 +119,8 @@ def run(config: DictConfig) -> None:
     prompts = [str(prompt) for prompt in prompts]
     if not prompts or config.images < 1:
         raise EvaluationError(f"prompts={prompts}, images={config.images}: give at least one prompt and one image")
-    loaded = load_run(Path(config.run), "cuda" if torch.cuda.is_available() else "cpu", config.weights)
+    weights = "ema" if config.ema else "raw"
+    loaded = load_run(Path(config.run), "cuda" if torch.cuda.is_available() else "cpu", weights)
     size = loaded.image_size if config.image_size is None else config.image_size
     rows = [(prompt, config.seed + i) for prompt in prompts for i in range(config.images)]
 
@@ -145,7 +146,7 @@ def run(config: DictConfig) -> None:
     output = Path(config.output)
     for (prompt, seed), image in zip(rows, images, strict=True):
         settings = {"prompt": prompt, "seed": seed, "steps": config.steps, "guidance_scale": config.guidance_scale}
-        settings |= {"run": str(config.run), "training_step": loaded.step, "weights": config.weights}
+        settings |= {"run": str(config.run), "training_step": loaded.step, "weights": weights}
         path = output / f"{_file_name(prompt)}-seed{seed}.png"
         write_png(path, image, {"Description": prompt, "Parameters": json.dumps(settings, ensure_ascii=False)})
         print(path)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
@@ -18,27 +15,10 @@ from models.perceptual import PerceptualLoss
 from training.distributed import Distributed
 from training.ema import AdamWithEMA
 from training.engine import Engine
+from training.modules import ReconstructionModule, build_modules
 from training.tasks import Task
-from training.tasks.autoencoder import AutoencoderTask, ReconstructionModule
+from training.tasks.autoencoder import AutoencoderTask
 from training.tasks.diffusion import DiffusionTask
-
-
-def build_modules(config: DictConfig) -> dict[str, nn.Module]:
-    """The trainable module of each engine, randomly initialised from run.seed, the same on every rank."""
-    torch.manual_seed(config.run.seed)
-    if config.task.name == "diffusion":
-        return {"model": instantiate(config.model)}
-    return {"model": ReconstructionModule(instantiate(config.model)), "discriminator": instantiate(config.discriminator)}
-
-
-def parameter_shapes(config: DictConfig) -> dict[str, dict[str, list[int]]]:
-    """Shape of every trainable parameter by engine and name, without allocating any."""
-    with torch.device("meta"):
-        modules = build_modules(config)
-    return {
-        engine: {name: list(p.shape) for name, p in module.named_parameters() if p.requires_grad}
-        for engine, module in modules.items()
-    }
 
 
 def build_task(config: DictConfig, ranks: Distributed) -> Task:
@@ -119,8 +99,3 @@ def build_loader(config: DictConfig, index: Index, storage: Storage, ranks: Dist
 def build_eval_model(config: DictConfig, ranks: Distributed) -> LatentDiffusion:
     """A second denoiser to hold EMA weights, so that looking at the model leaves the one in training alone."""
     return instantiate(config.model).to(ranks.device).eval().requires_grad_(False)
-
-
-def run_folder(config: DictConfig) -> Path:
-    """Where the run lives."""
-    return Path(config.run.folder)

@@ -19,7 +19,14 @@ def check_settings(config: DictConfig, world: int) -> None:
         raise ConfigurationError(missing[0], "???", "it has no value; set it on the command line or in the experiment")
     if config.task.name not in TASKS:
         raise ConfigurationError("task.name", config.task.name, f"choose one of {', '.join(TASKS)}")
-    for key in ("steps", "batch.global_size", "batch.micro_size", "data.image_size", "checkpoint.every", "checkpoint.keep"):
+    for key in (
+        "steps",
+        "batch.global_size",
+        "batch.micro_size",
+        "data.image_size",
+        "checkpoint.every",
+        "checkpoint.keep",
+    ):
         _positive_integer(config, key)
     _batch_divides(config, world)
 
@@ -52,7 +59,7 @@ def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    from training.build import parameter_shapes
+    from training.modules import parameter_shapes
 
     try:
         instantiate(config.engine)

@@ -62,7 +62,9 @@ def _explain(error: Exception, config_name: str, overrides: list[str]) -> str:
         folder = CONFIG_FOLDER / key
         if folder.is_dir() and not (folder / f"{value}.yaml").exists():
             choices = sorted(path.stem for path in folder.glob("*.yaml"))
-            return f"{key}={value}: there is no such {key}; choose one of {', '.join(choices)}{_nearest(value, choices)}"
+            return (
+                f"{key}={value}: there is no such {key}; choose one of {', '.join(choices)}{_nearest(value, choices)}"
+            )
     keys = _all_keys(config_name, overrides)
     for override in overrides:
         key, _, value = override.partition("=")

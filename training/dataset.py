@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
@@ -18,7 +19,6 @@ from data.loader import Loader
 from data.prepare import prepare
 from data.store import EmbeddedStore
 from data.stream import Storage
-from training.build import run_folder
 
 
 @contextlib.contextmanager
@@ -30,7 +30,7 @@ def store_of(config: DictConfig) -> Iterator[dict[str, str]]:
     if not config.data.embedded_store:
         yield {}
         return
-    with EmbeddedStore(run_folder(config) / "store") as store:
+    with EmbeddedStore(Path(config.run.folder) / "store") as store:
         os.environ.update(store.environment)
         yield store.environment
 
@@ -42,7 +42,10 @@ def make_ready(config: DictConfig) -> None:
     """
     storage: Storage = instantiate(config.data.storage)
     if config.data.prepare is not None:
-        prepare(instantiate(config.data.prepare), config.data.url, storage, config.data.samples_per_shard)
+        source = instantiate(config.data.prepare)
+        manifest = prepare(source, config.data.url, storage, config.data.samples_per_shard)
+        # The report names the pictures' authors and licence.
+        (Path(config.run.folder) / "attribution.txt").write_text(manifest["attribution"] + "\n")
     storage.check(config.data.train)
 
 

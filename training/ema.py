@@ -46,7 +46,7 @@ class AdamWithEMA(torch.optim.AdamW):
             }
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One AdamW update, then ema ← decay · ema + (1 − decay) · parameter for each parameter updated."""
         result = super().step(closure)
         for group in self.param_groups:

@@ -3,69 +3,29 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import deepspeed
 import torch
 from torch import nn
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would warn that it had to find out
+import deepspeed
+
 from training.checkpoint_files import KINDS
 from training.ema import AdamWithEMA
+from training.engine_settings import EngineSettings
 
 # torch announces new names for collectives that DeepSpeed calls, once a call site and rank.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")
 
-PRECISIONS = ("fp32", "bf16", "fp16")
-STAGES = (0, 1, 2, 3)
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """How the trainable module is spread and stepped. Everything DeepSpeed's own configuration is made from.
-
-    zero_stage: 0 to 3; precision: one of PRECISIONS (bf16 and fp16 keep fp32 master weights under ZeRO 1 to 3);
-    clip_norm: maximum global gradient norm, 0 for none; bucket_elements: size of a communication bucket.
-    """
-
-    zero_stage: int = 2
-    precision: str = "fp32"
-    clip_norm: float = 1.0
-    bucket_elements: int = 50_000_000
-    overlap_communication: bool = False
-
-    def __post_init__(self) -> None:
-        if self.zero_stage not in STAGES:
-            raise ValueError(f"engine.zero_stage is {self.zero_stage}; choose one of {STAGES}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"engine.precision is '{self.precision}'; choose one of {PRECISIONS}")
-        if self.zero_stage == 0 and self.precision != "fp32":
-            raise ValueError(
-                f"engine.precision is '{self.precision}' with engine.zero_stage=0, which keeps no fp32 master "
-                "weights; choose engine.zero_stage=1, 2 or 3"
-            )
-
-    def deepspeed_config(self, micro_batch: int, accumulation: int, world: int) -> dict[str, Any]:
-        """DeepSpeed's own configuration. The batch arithmetic comes from data/batch sizes alone."""
-        return {
-            "train_micro_batch_size_per_gpu": micro_batch,
-            "gradient_accumulation_steps": accumulation,
-            "train_batch_size": micro_batch * accumulation * world,
-            "gradient_clipping": self.clip_norm,
-            "zero_allow_untested_optimizer": True,
-            "bf16": {"enabled": self.precision == "bf16"},
-            "fp16": {"enabled": self.precision == "fp16"},
-            "steps_per_print": 10**12,
-            "wall_clock_breakdown": False,
-            "zero_optimization": {
-                "stage": self.zero_stage,
-                "reduce_bucket_size": self.bucket_elements,
-                "allgather_bucket_size": self.bucket_elements,
-                "overlap_comm": self.overlap_communication,
-            },
-        }
+logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -97,7 +57,6 @@ class Engine:
         accumulation: int,
         world: int,
     ) -> None:
-        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         # Names are taken before ZeRO 3 replaces the parameters' data.
         self._shapes = {name: list(p.shape) for name, p in module.named_parameters() if p.requires_grad}
         if not torch.distributed.is_initialized():
@@ -122,6 +81,11 @@ class Engine:
     def device(self) -> torch.device:
         """Where inputs belong."""
         return torch.device(self._engine.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What floating-point inputs must be: the precision that the module computes in."""
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.settings.precision]
 
     @property
     def shapes(self) -> dict[str, list[int]]:
@@ -230,7 +194,7 @@ class Engine:
             group, offset, padded = self._optimizer.grad_position[self._optimizer.get_param_id(parameter)]
             start = self._rank * padded
             # The last ranks' shards are padded, up to being empty.
-            count = min(padded, int(parameter.ds_numel) - start)
+            count = min(padded, math.prod(self._shapes[name]) - start)
             if count <= 0:
                 continue
             tensors = self._states(self._optimizer.fp32_partitioned_groups_flat[group], offset, count)

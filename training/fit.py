@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from evaluation.first_stage import save_first_stage
 from evaluation.protocol import Protocol
 from evaluation.report import write_report
 from training import noise
-from training.build import build_eval_model, build_loader, build_task, run_folder
+from training.build import build_eval_model, build_loader, build_task
 from training.checkpoint import Checkpoints
 from training.compose import CONFIG_FOLDER
 from training.dataset import held_out_samples, training_index
@@ -33,10 +34,13 @@ from training.tracker import Tracker
 log = logging.getLogger(__name__)
 
 
-def train_and_report(config: DictConfig, ranks: Distributed) -> None:
-    """Trains the configured task from its newest checkpoint to its last step and writes the report."""
+def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
+    """Trains the configured task from its newest checkpoint to its last step and writes the report.
+
+    Returns False when it was asked to stop before the last step; a checkpoint of the step it came to is there then.
+    """
     stop = StopRequest()
-    folder = run_folder(config)
+    folder = Path(config.run.folder)
     storage: Storage = instantiate(config.data.storage)
     loader = build_loader(config, training_index(config, storage), storage, ranks)
     held_out = held_out_samples(config, storage)
@@ -45,7 +49,7 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> None:
     state = TrainState()
     manifest = checkpoints.restore_newest(task.engines)
     if manifest is not None:
-        state = TrainState(manifest.step, manifest.images_seen)
+        state = TrainState(manifest.step, manifest.images_seen, Counter(manifest.extra["bad_samples"]))
         task.load_extra_state(manifest.extra)
         if ranks.is_main:
             log.info("going on from step %d of %d", state.step, config.steps)
@@ -80,6 +84,7 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> None:
     if ranks.is_main:
         report = write_report(folder)
         log.info("report: %s", report)
+    return finished
 
 
 def build_monitor(

@@ -30,10 +30,11 @@ class Monitor(Protocol):
 
 @dataclass
 class TrainState:
-    """Where the run is. Everything else follows from the step."""
+    """Where the run is, and what was wrong with its samples so far, by reason. All else follows from the step."""
 
     step: int = 0
     images_seen: int = 0
+    bad_samples: Counter[str] = field(default_factory=Counter)
 
 
 class NonFiniteLoss(Exception):
@@ -62,11 +63,12 @@ def fit(
     while state.step < steps:
         started = time.perf_counter()
         metrics = task.train_step(watched, state.step, learning_rate.at(state.step, steps))
-        loss, row, stopping = agree(ranks, metrics, watched, stop)
+        loss, row, bad, stopping = agree(ranks, metrics, watched, stop)
         if not loss == loss or abs(loss) == float("inf"):
             raise NonFiniteLoss(f"loss is {loss} in step {state.step}, on samples {watched.numbers}")
         state.step += 1
         state.images_seen += global_batch
+        state.bad_samples += bad
         seconds = time.perf_counter() - started
         row |= {
             "images_seen": state.images_seen,
@@ -77,12 +79,13 @@ def fit(
         }
         if (norm := task.engines["model"].gradient_norm()) is not None:
             row["train/gradient_norm"] = norm
+        row |= {f"data/bad/{reason}": count for reason, count in state.bad_samples.items()}
         row |= monitor.look(state.step)
         saving = stopping or state.step == steps or state.step % checkpoint_every == 0
         if saving:
             tracker.flush()
             row["checkpoint/stall_seconds"] = checkpoints.save(
-                task.engines, state.step, state.images_seen, task.extra_state()
+                task.engines, state.step, state.images_seen, task.extra_state() | {"bad_samples": state.bad_samples}
             )
         tracker.log(state.step, row)
         progress.advance(loss, row)
@@ -116,26 +119,25 @@ class WatchedBatches:
 
 def agree(
     ranks: Distributed, metrics: dict[str, torch.Tensor], watched: WatchedBatches, stop: StopRequest
-) -> tuple[float, dict[str, float], bool]:
-    """One exchange between the ranks: mean metrics, bad samples since the start, memory, and whether to stop."""
+) -> tuple[float, dict[str, float], Counter[str], bool]:
+    """One exchange between the ranks after a step.
+
+    Returns the mean loss, a row of metrics, the step's bad samples by reason, and whether to stop.
+    """
     mine = {
         "metrics": {name: float(value) for name, value in metrics.items()},
         "wait": watched.wait_seconds,
-        "bad": dict(watched.bad),
+        "bad": watched.bad,
         "memory": memory_gib(ranks.device),
         "stop": stop.received is not None,
     }
-    watched.wait_seconds = 0.0
+    watched.wait_seconds, watched.bad = 0.0, Counter()
     everyone = ranks.gather_objects(mine)
     row = {f"train/{name}": sum(e["metrics"][name] for e in everyone) / len(everyone) for name in metrics}
     row["data/wait_seconds"] = max(e["wait"] for e in everyone)
-    for rank, e in enumerate(everyone):
-        row[f"memory/rank{rank}_gib"] = e["memory"]
-    bad: Counter[str] = Counter()
-    for e in everyone:
-        bad.update(e["bad"])
-    row |= {f"data/bad/{reason}": count for reason, count in bad.items()}
-    return row["train/loss"], row, any(e["stop"] for e in everyone)
+    row |= {f"memory/rank{rank}_gib": e["memory"] for rank, e in enumerate(everyone)}
+    bad: Counter[str] = sum((e["bad"] for e in everyone), Counter())
+    return row["train/loss"], row, bad, any(e["stop"] for e in everyone)
 
 
 def memory_gib(device: torch.device) -> float:

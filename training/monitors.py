@@ -6,6 +6,7 @@ training goes on as if nobody had looked.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,10 @@ from omegaconf import DictConfig
 
 from data.batch import Batch
 from evaluation.features import load_features
-from evaluation.gallery import write_final_samples
+from evaluation.gallery import write_final_samples, write_step_samples
 from evaluation.measure import Measured, measure
 from evaluation.metrics.reconstruction import psnr, ssim
-from evaluation.pictures import grid, to_uint8, write_png
+from evaluation.pictures import to_uint8
 from evaluation.protocol import Protocol
 from evaluation.results import Result, read_results, write_result
 from evaluation.sample import generate
@@ -37,7 +38,14 @@ class AutoencoderMonitor:
     """Reconstructions of held-out pictures with PSNR and SSIM, every `every` steps and at the last."""
 
     def __init__(
-        self, folder: Path, config: DictConfig, task: AutoencoderTask, model: AutoencoderKL, held_out: Batch, ranks: Distributed, tracker: Tracker
+        self,
+        folder: Path,
+        config: DictConfig,
+        task: AutoencoderTask,
+        model: AutoencoderKL,
+        held_out: Batch,
+        ranks: Distributed,
+        tracker: Tracker,
     ) -> None:
         self.folder = folder
         self.settings = config.monitor
@@ -45,6 +53,7 @@ class AutoencoderMonitor:
         self.task = task
         self.model = model
         self.images = held_out.images
+        self.captions = held_out.captions
         self.ranks = ranks
         self.tracker = tracker
 
@@ -56,8 +65,8 @@ class AutoencoderMonitor:
         reconstructed = to_uint8(self.reconstruct())
         count = self.settings.pictures
         if self.ranks.is_main:
-            path = self.folder / "samples" / f"step-{step:08d}.png"
-            write_png(path, grid(torch.cat([self.images[:count], reconstructed[:count]]), columns=count))
+            pairs = torch.cat([self.images[:count], reconstructed[:count]])
+            path = write_step_samples(self.folder, step, pairs, self.captions[:count])
             self.tracker.log_pictures(step, "samples", path)
         return {
             "eval/psnr": float(psnr(reconstructed, self.images).mean()),
@@ -112,7 +121,10 @@ class DiffusionMonitor:
         if self.protocol is None or not (step == 0 or last):
             return {}
         measured = self.measure(self.protocol, step)
-        return {f"eval/{self.protocol.features}_frechet": measured.frechet, f"eval/{self.protocol.features}_score": measured.score}
+        return {
+            f"eval/{self.protocol.features}_frechet": measured.frechet,
+            f"eval/{self.protocol.features}_score": measured.score,
+        }
 
     def finish(self, step: int) -> None:
         """After the last step: the gallery, and the last measurement where an interrupted run left it out."""
@@ -135,8 +147,7 @@ class DiffusionMonitor:
         count = min(self.settings.captions, len(self.held_out))
         pictures = self._sample(list(range(count)), self.settings.sampler_steps, self.settings.guidance_scale)
         if self.ranks.is_main:
-            path = self.folder / "samples" / f"step-{step:08d}.png"
-            write_png(path, grid(pictures, columns=count))
+            path = write_step_samples(self.folder, step, pictures, self.held_out.captions[:count])
             self.tracker.log_pictures(step, "samples", path)
 
     def draw_gallery(self, step: int) -> None:
@@ -154,6 +165,8 @@ class DiffusionMonitor:
         started = time.monotonic()
         features = load_features(protocol.features, device=self.ranks.device)
         count = min(protocol.captions, len(self.held_out))
+        # With fewer samples than the protocol asks for it is another protocol, and its hash must say so.
+        protocol = dataclasses.replace(protocol, captions=count)
         mine = list(range(self.ranks.rank, count, self.ranks.world))
         measured = measure(
             self._generated(protocol, mine, step),
@@ -178,7 +191,9 @@ class DiffusionMonitor:
                 bar.advance(len(numbers))
                 yield torch.tensor(numbers), images
 
-    def _sample(self, numbers: list[int], steps: int, guidance_scale: float, seeds: list[int] | None = None) -> torch.Tensor:
+    def _sample(
+        self, numbers: list[int], steps: int, guidance_scale: float, seeds: list[int] | None = None
+    ) -> torch.Tensor:
         first_stage = self.task.first_stage
         height, width = self.held_out.images.shape[-2:]
         return generate(

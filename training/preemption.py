@@ -8,6 +8,8 @@ import time
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOPPED_STATUS = os.EX_TEMPFAIL
+"""Exit status 75 of `ldm train`: asked to stop, saved, left before its last step. The same command goes on."""
 SAME_REQUEST_SECONDS = 3.0
 """Signals this close together are one request: a terminal, a launcher and a scheduler may all pass it on."""
 

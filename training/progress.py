@@ -48,7 +48,10 @@ class Progress:
         """Ends the line."""
         if self.shown:
             elapsed = duration(time.monotonic() - self._started)
-            print(f"{chr(10) if self._live else ''}{self.name}: {word} at step {self.step} after {elapsed}", file=sys.stderr)
+            print(
+                f"{chr(10) if self._live else ''}{self.name}: {word} at step {self.step} after {elapsed}",
+                file=sys.stderr,
+            )
 
     def _print(self, now: float) -> None:
         self._printed = now
@@ -92,4 +95,6 @@ class Bar:
             elapsed = now - self._started
             left = elapsed / self.done * (self.total - self.done)
             text = f"{self.name}: {self.done}/{self.total} | {self.done / elapsed:.1f} a second | {duration(left)} left"
-            print(f"\r{text}\x1b[K" if self._live else text, end="" if self._live else "\n", file=sys.stderr, flush=True)
+            print(
+                f"\r{text}\x1b[K" if self._live else text, end="" if self._live else "\n", file=sys.stderr, flush=True
+            )

@@ -1,4 +1,8 @@
-"""`ldm train`: compose, check, build, fit. The same command on the same run goes on where it stopped."""
+"""`ldm train`: compose, check, build, fit. The same command on the same run goes on where it stopped.
+
+Exit status: 0 the run reached its last step; 75 it was asked to stop, saved and left (preemption.STOPPED_STATUS);
+2 a wrong setting or wrong data; anything else is a failure.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from training import compose
 from training.errors import ConfigurationError
+from training.preemption import STOPPED_STATUS
 
 if TYPE_CHECKING:
     from training.distributed import Distributed
@@ -29,18 +34,23 @@ def run(config: DictConfig) -> None:
     """Starts the local ranks, or is one of the ranks that a launcher started."""
     from training.distributed import adopt_slurm_variables, launched
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    for name in ("data", "training", "evaluation"):
-        logging.getLogger(name).setLevel(logging.INFO)
     adopt_slurm_variables()
+    set_up_logging(is_main=os.environ.get("RANK", "0") == "0")
     if launched():
         run_rank(config)
     else:
         raise SystemExit(run_locally(config))
 
 
+def set_up_logging(is_main: bool) -> None:
+    """Our own news from the main rank alone; warnings from every rank."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for name in ("data", "training", "evaluation"):
+        logging.getLogger(name).setLevel(logging.INFO if is_main else logging.WARNING)
+
+
 def run_locally(config: DictConfig) -> int:
-    """Checks everything, makes the data ready, runs the ranks. Returns their launcher's exit status."""
+    """Checks everything, makes the data ready, runs the ranks. Returns the command's exit status."""
     from training import checks, launch
     from training.dataset import make_ready, store_of
 
@@ -49,7 +59,17 @@ def run_locally(config: DictConfig) -> int:
     folder = Path(config.run.folder)
     with launch.hold_run_folder(folder), store_of(config) as environment:
         make_ready(config)
-        return launch.start_ranks(config, sys.argv[1:], ranks, environment)
+        status = launch.start_ranks(config, sys.argv[1:], ranks, environment)
+    # Torch's launcher tells success from failure only, so whether the run was stopped is read off its checkpoint.
+    return STOPPED_STATUS if status == 0 and not reached_last_step(config) else status
+
+
+def reached_last_step(config: DictConfig) -> bool:
+    """True when the newest checkpoint is that of the run's last step, or beyond."""
+    from training.checkpoint_files import complete_checkpoints, load_manifest
+
+    newest = next(complete_checkpoints(Path(config.run.folder) / "checkpoints"), None)
+    return newest is not None and load_manifest(newest).step >= config.steps
 
 
 def check(config: DictConfig, world: int) -> None:
@@ -90,9 +110,11 @@ def run_rank(config: DictConfig) -> None:
     ranks = initialise()
     try:
         with contextlib.nullcontext() if of_launcher else _data_of_main_rank(config, ranks):
-            train_and_report(config, ranks)
+            finished = train_and_report(config, ranks)
     finally:
         shut_down()
+    if not finished and not of_launcher:
+        raise SystemExit(STOPPED_STATUS)
 
 
 @contextlib.contextmanager

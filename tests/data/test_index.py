@@ -33,7 +33,12 @@ def test_members_with_the_same_name_up_to_the_first_dot_are_a_sample() -> None:
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_offsets_point_at_the_bytes_in_every_tar_format(kind: int) -> None:
     long_name = "é" * 40 if kind == tarfile.USTAR_FORMAT else "é" * 150
-    contents = {f"{long_name}.txt": b"one", f"{long_name}.png": make_png(1), "2.txt": b"", "3.txt": bytes(513)}
+    contents = {
+        f"{long_name}.txt": b"one",
+        f"{long_name}.png": make_png(1),
+        "2.txt": b"",
+        "3.txt": bytes(513),
+    }
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=kind) as tar:
         tar.addfile(tarfile.TarInfo("folder/"))
@@ -54,7 +59,11 @@ def test_offsets_point_at_the_bytes_in_every_tar_format(kind: int) -> None:
 def test_a_truncated_last_sample_is_kept_as_a_fault() -> None:
     data = make_shard(0, 3)
     [*_, last] = read_headers(io.BytesIO(data), len(data), "x")
-    for cut in (last.members["json"].offset + 3, last.members["png"].offset + 3, last.members["txt"].offset - 100):
+    for cut in (
+        last.members["json"].offset + 3,
+        last.members["png"].offset + 3,
+        last.members["txt"].offset - 100,
+    ):
         found = headers(data[:cut])
         assert [fault for _, _, fault in found] == [None, None, "truncated"]
 
@@ -81,7 +90,7 @@ def test_sidecar_round_trip() -> None:
     assert from_sidecar(to_sidecar(entries, len(data)), "x") == entries
     assert entries[0].members["png"] == Member(512, 3, 0x352441C2)
     for broken in (b"", b"[]", b'{"version": 9}', b'{"version": 1, "keys": ["a"], "members": {"txt": []}}'):
-        with pytest.raises(DataError, match="side.json is no offsets file"):
+        with pytest.raises(DataError, match=r"side\.json is no offsets file"):
             from_sidecar(broken, "side.json")
 
 
@@ -113,10 +122,10 @@ def test_an_index_that_does_not_fit_its_shard_is_named(shards: Callable[..., str
     folder = shards(3)
     content = {"shardlist": [{"url": "00000.tar", "nsamples": 4}]}
     (Path(folder) / "index.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match="00000.tar holds 3 samples and its index says 4"):
+    with pytest.raises(DataError, match=r"00000\.tar holds 3 samples and its index says 4"):
         Index.load(folder, Storage()).sample(0)
     (Path(folder) / "index.json").write_text("{}")
-    with pytest.raises(DataError, match="index.json is no shard index"):
+    with pytest.raises(DataError, match=r"index\.json is no shard index"):
         Index.load(folder, Storage())
 
 

@@ -11,7 +11,7 @@ from data.transforms import BadSample, choose_caption, decode_image, fit
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)  # type: ignore[arg-type]
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -70,8 +70,14 @@ def test_too_many_pixels_are_refused_by_the_header_alone() -> None:
 
 
 def test_truncated_and_undecodable() -> None:
-    photo = encode(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)), "JPEG")
-    for data, reason in [(photo[: len(photo) // 2], "truncated"), (b"no image", "undecodable"), (b"", "undecodable")]:
+    photo = encode(
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)), "JPEG"
+    )
+    for data, reason in [
+        (photo[: len(photo) // 2], "truncated"),
+        (b"no image", "undecodable"),
+        (b"", "undecodable"),
+    ]:
         with pytest.raises(BadSample) as caught:
             decode_image(data)
         assert caught.value.reason == reason

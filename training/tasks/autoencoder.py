@@ -10,30 +10,13 @@ from torch import nn
 from torch.func import functional_call
 
 from data.batch import Batch
-from models.autoencoder import AutoencoderKL
 from models.discriminator import hinge_discriminator_loss, hinge_generator_loss
 from models.perceptual import PerceptualLoss
 from training import noise
 from training.engine import Engine
+from training.modules import ReconstructionModule
 
 MAXIMUM_ADAPTIVE_WEIGHT = 1e4
-
-
-class ReconstructionModule(nn.Module):
-    """An autoencoder with its learned output variance, as one module for the engine."""
-
-    def __init__(self, autoencoder: AutoencoderKL) -> None:
-        super().__init__()
-        self.autoencoder = autoencoder
-        # One element and not a scalar: DeepSpeed can't broadcast parameters without a dimension.
-        self.log_variance = nn.Parameter(torch.zeros(1))
-
-    def forward(self, images: torch.Tensor, posterior_noise: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """images: float32 [B, 3, H, W] in [-1, 1]. Returns the reconstruction, the features that the decoder's last
-        layer saw, the KL in nats [B] and the log variance [1]."""
-        posterior = self.autoencoder.encode(images)
-        features = self.autoencoder.last_features(posterior.sample(posterior_noise))
-        return self.autoencoder.to_image(features), features, posterior.kl(), self.log_variance
 
 
 class AutoencoderTask:
@@ -81,7 +64,9 @@ class AutoencoderTask:
         engine = self.engines["model"]
         images = batch.images.to(engine.device).float() / 127.5 - 1  # [B, 3, H, W]
         posterior_noise = noise.normal(self.seed, "posterior", batch.numbers.tolist(), self.latent_shape)
-        output, features, kl, log_variance = engine(images, posterior_noise.to(engine.device))
+        output, features, kl, log_variance = engine(
+            images.to(engine.dtype), posterior_noise.to(engine.device, engine.dtype)
+        )
 
         # Both losses are differentiated by the reconstruction alone, outside of the engine's graph, and weighed;
         # what they have to say goes into the engine's one backward pass as a gradient at its output.
@@ -133,7 +118,9 @@ class AutoencoderTask:
         self, images: torch.Tensor, reconstruction: torch.Tensor, learning_rate: float
     ) -> dict[str, torch.Tensor]:
         engine = self.engines["discriminator"]
-        loss = hinge_discriminator_loss(engine(images).float(), engine(reconstruction).float())
+        loss = hinge_discriminator_loss(
+            engine(images.to(engine.dtype)).float(), engine(reconstruction.to(engine.dtype)).float()
+        )
         engine.backward(loss)
         engine.step(learning_rate)
         return {"discriminator_loss": loss}

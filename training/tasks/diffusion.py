@@ -59,7 +59,8 @@ class DiffusionTask:
         eps = noise.normal(self.seed, "noise", numbers, z_0.shape[1:]).to(device)
         t = noise.integers(self.seed, "timestep", numbers, self.schedule.steps).to(device)  # [B]
         z_t = self.schedule.add_noise(z_0, eps, t)
-        prediction = self.engine(z_t, t, self.drop_captions(batch.tokens, numbers).to(device))
+        tokens = self.drop_captions(batch.tokens, numbers).to(device)
+        prediction = self.engine(z_t.to(self.engine.dtype), t, tokens)
         return epsilon_loss(prediction.float(), eps).mean()
 
     @torch.no_grad()

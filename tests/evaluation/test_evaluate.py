@@ -1,0 +1,180 @@
+"""`ldm evaluate` from a run folder to its result, on the samples of shards."""
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from data.errors import DataError
+from data.prepare import prepare
+from data.sources import Sample
+from data.stream import Storage
+from data.tokenizer import BertTokenizer
+from evaluation import evaluate
+from evaluation.errors import EvaluationError
+from evaluation.heldout import HeldOut
+from evaluation.protocol import Protocol
+from evaluation.results import read_results
+from training.distributed import Distributed
+
+SAMPLES = 11
+
+
+class Colours:
+    """Eleven pictures of one colour each; all are held out."""
+
+    name = "colours"
+    attribution = "nobody"
+    settings: Mapping[str, object] = {}
+    dropped: Mapping[str, int] = {}
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __iter__(self) -> Iterator[Sample]:
+        for i in range(SAMPLES):
+            encoded = io.BytesIO()
+            Image.new("RGB", (20, 16), (20 * i, 255 - 20 * i, 90)).save(encoded, "PNG")
+            yield Sample(f"{i:03d}", encoded.getvalue(), "png", f"colour number {i}")
+
+    def held_out(self, key: str) -> bool:
+        return True
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("colours")
+    prepare(Colours(), str(folder), Storage(), 4)
+    return folder
+
+
+def protocol(captions: int = 10) -> Protocol:
+    return Protocol("small", "colours", "efficientnet_lite0", captions, 0, 16, 1, 2.0, splits=2)
+
+
+def held_out(shards: Path, captions: int, batch_size: int) -> HeldOut:
+    return HeldOut(f"{shards}/heldout", Storage(), BertTokenizer(8), protocol(captions), batch_size, 0)
+
+
+@pytest.mark.parametrize(("world", "batch_size"), [(1, 3), (2, 2), (3, 4)])
+def test_a_number_means_the_same_sample_for_any_ranks_and_batches(shards: Path, world: int, batch_size: int) -> None:
+    whole = next(held_out(shards, 10, 10).batches(0, 1))
+    assert whole.numbers.tolist() == list(range(10))
+    assert len(set(whole.captions)) == 10
+    seen = []
+    for rank in range(world):
+        for batch in held_out(shards, 10, batch_size).batches(rank, world):
+            seen += batch.numbers.tolist()
+            for number, caption, image in zip(batch.numbers.tolist(), batch.captions, batch.images, strict=True):
+                assert caption == whole.captions[number]
+                assert torch.equal(image, whole.images[number])
+    assert sorted(seen) == list(range(10))
+
+
+def test_too_few_samples_are_named(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"protocol\.captions=12: .* holds 11 samples"):
+        held_out(shards, 12, 4)
+    with pytest.raises(DataError):
+        HeldOut(str(tmp_path / "absent"), Storage(), BertTokenizer(8), protocol(), 4, 0)
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["ldm evaluate", *arguments])
+    evaluate.main()
+
+
+SMALL = (
+    "protocol=openmoji", "protocol.captions=4", "protocol.splits=2", "protocol.sampler_steps=1",
+    "protocol.image_size=16", "batch_size=2", "data.workers=0",
+)  # fmt: skip
+
+
+@pytest.fixture
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run that may be written to."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    for name in ("config.yaml", "checkpoints", "first_stage.safetensors"):
+        (folder / name).symlink_to(tiny_run / name)
+    return folder
+
+
+def test_command_writes_a_result_and_the_report(
+    run: Path, shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(monkeypatch, f"run={run}", *SMALL, f"data.shards={shards}")
+    (result,) = read_results(run)
+    assert (result.step, result.weights, result.protocol["captions"]) == (70, "ema", 4)
+    assert (result.measured["generated_images"], result.measured["reference_images"]) == (4, 4)
+    assert result.measured["frechet"] > 0
+    output = capsys.readouterr().out
+    assert f"Fréchet distance (EfficientNet-Lite0): {result.measured['frechet']:.4f}" in output
+    assert (run / "report.html").exists()
+    content = json.loads((run / "evaluation" / "openmoji-step00000070.json").read_text())
+    assert content["protocol_hash"] == result.protocol_hash
+
+
+def test_coco_files_are_prepared_once(tmp_path: Path) -> None:
+    images = tmp_path / "val2014"
+    images.mkdir()
+    for i in range(4):
+        noise = np.random.default_rng(i).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(images / f"{i}.jpg")
+    annotations = {
+        "images": [{"id": i, "file_name": f"{i}.jpg"} for i in range(4)],
+        "annotations": [{"id": i, "image_id": i, "caption": f"picture {i}"} for i in range(4)],
+    }
+    captions = tmp_path / "captions.json"
+    captions.write_text(json.dumps(annotations))
+    settings = OmegaConf.create({"shards": str(tmp_path / "shards"), "captions": str(captions), "images": str(images)})
+    alone = Distributed(0, 1, 0, torch.device("cpu"))
+    url = evaluate.shards(settings, Storage(), alone)
+    (batch,) = HeldOut(url, Storage(), BertTokenizer(8), protocol(4), 4, 0).batches(0, 1)
+    assert sorted(batch.captions) == [f"picture {i}" for i in range(4)]
+    captions.unlink()
+    assert evaluate.shards(settings, Storage(), alone) == url
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["protocol.sampler_steps=0"], "sampler_steps is 0"),
+        (["protocol=coco30k_256"], "feature_weights=None: features 'inception' need weights"),
+        (["protocol=coco31k"], "choose one of coco30k_256, openmoji"),
+        (["data.captions=x.json"], "data.shards=null"),
+        (["data.shards=absent"], "absent"),
+    ],
+)
+def test_command_names_what_cannot_work(
+    run: Path,
+    overrides: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        command(monkeypatch, f"run={run}", *SMALL[1:], "protocol=openmoji", *overrides)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (run / "evaluation").exists()
+
+
+def test_commands_answer_without_heavy_imports() -> None:
+    program = (
+        "import sys; import evaluation.evaluate, evaluation.sample, evaluation.report; "
+        "print([m for m in ('torch', 'transformers', 'webdataset') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,54 @@
+"""A run folder becomes the model that was trained, or an error that says what is missing."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from evaluation.errors import EvaluationError
+from evaluation.run import load_run
+
+STEP, LATENT_SCALE = 70, 0.75  # as the fixture writes them
+
+
+def test_weights_step_and_latent_scale_are_the_checkpoints(tiny_run: Path) -> None:
+    raw, ema = load_run(tiny_run, "cpu", "raw"), load_run(tiny_run, "cpu")
+    assert raw.step == ema.step == STEP
+    assert float(raw.first_stage.scale) == LATENT_SCALE
+    assert raw.image_size == 16
+    for (name, p), (_, q) in zip(raw.model.named_parameters(), ema.model.named_parameters(), strict=True):
+        torch.testing.assert_close(p / 2, q, msg=name)
+        assert not q.requires_grad
+    assert raw.tokenizer(["a red apple"]).shape == (1, 8)
+
+
+def test_the_newest_whole_checkpoint_is_read(tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    torn = run / "checkpoints" / "step-00000090"
+    shutil.copytree(run / "checkpoints" / f"step-{STEP:08d}", torn)
+    (torn / "rank-0.safetensors").write_bytes(b"torn")
+    assert load_run(run, "cpu").step == STEP
+    shutil.rmtree(run / "checkpoints" / f"step-{STEP:08d}")
+    with pytest.raises(EvaluationError, match="no complete checkpoint"):
+        load_run(run, "cpu")
+
+
+def test_what_cannot_be_loaded_is_named(tiny_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"no config\.yaml"):
+        load_run(tmp_path, "cpu")
+    with pytest.raises(EvaluationError, match="weights=best: choose one of ema, raw"):
+        load_run(tiny_run, "cpu", "best")
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    config = OmegaConf.load(run / "config.yaml")
+    config.model.unet.channels = 64
+    OmegaConf.save(config, run / "config.yaml")
+    with pytest.raises(EvaluationError, match="size mismatch"):
+        load_run(run, "cpu")
+    config.task.name = "autoencoder"
+    OmegaConf.save(config, run / "config.yaml")
+    with pytest.raises(EvaluationError, match="its task is autoencoder"):
+        load_run(run, "cpu")

@@ -1,0 +1,127 @@
+"""Laws of sampling, and the command `ldm sample`."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from evaluation import sample
+from evaluation.run import LoadedRun, load_run
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_run: Path) -> LoadedRun:
+    return load_run(tiny_run, "cpu", "raw")
+
+
+PROMPTS = ["red apple", "flag of Japan", "a cat"]
+
+
+def draw(
+    loaded: LoadedRun, prompts: list[str], seeds: list[int], batch_size: int = 8, guidance_scale: float = 2.0
+) -> Tensor:
+    return sample.generate(
+        loaded.model,
+        loaded.first_stage,
+        loaded.schedule,
+        loaded.tokenizer(prompts),
+        loaded.tokenizer([""]),
+        seeds,
+        loaded.first_stage.latent_shape(16, 16),
+        3,
+        guidance_scale,
+        batch_size,
+    )
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    """Equal to rounding: a batch of another size may sum in another order."""
+    return int((a.int() - b.int()).abs().max()) <= 1
+
+
+def test_pictures_are_bytes_and_depend_on_words_and_seed(loaded: LoadedRun) -> None:
+    images = draw(loaded, ["red apple", "red apple", "a cat"], [5, 6, 5])
+    assert images.shape == (3, 3, 16, 16)
+    assert images.dtype == torch.uint8
+    assert not close(images[0], images[1])
+    assert not close(images[0], images[2])
+
+
+def test_a_picture_is_the_same_in_any_batch(loaded: LoadedRun) -> None:
+    together = draw(loaded, PROMPTS, [1, 2, 3])
+    for batch_size in (1, 2):
+        assert close(together, draw(loaded, PROMPTS, [1, 2, 3], batch_size))
+    assert close(together[2:], draw(loaded, PROMPTS[2:], [3]))
+
+
+def test_guidance_scale_1_is_the_conditional_model_and_0_forgets_the_words(loaded: LoadedRun) -> None:
+    conditional = draw(loaded, PROMPTS[:2], [1, 1], guidance_scale=1.0)
+    assert close(conditional, draw(loaded, PROMPTS[:2], [1, 1], guidance_scale=1.0 + 1e-6))
+    forgetful = draw(loaded, PROMPTS[:2], [1, 1], guidance_scale=0.0)
+    assert close(forgetful[0], forgetful[1])
+    assert not close(conditional[0], conditional[1])
+
+
+def test_the_models_mode_and_torchs_generator_are_left_alone(loaded: LoadedRun) -> None:
+    loaded.model.train()
+    state = torch.random.get_rng_state()
+    draw(loaded, PROMPTS[:1], [0])
+    assert loaded.model.training
+    assert torch.equal(torch.random.get_rng_state(), state)
+    loaded.model.eval()
+
+
+def test_unusable_requests_are_named(loaded: LoadedRun) -> None:
+    with pytest.raises(ValueError, match="2 rows of tokens and 1 seeds"):
+        draw(loaded, PROMPTS[:2], [1])
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        draw(loaded, PROMPTS[:1], [1], 0)
+    with pytest.raises(ValueError, match="steps=2000"):
+        sample.generate(
+            loaded.model, loaded.first_stage, loaded.schedule, loaded.tokenizer(["a"]), loaded.tokenizer([""]),
+            [0], (4, 8, 8), 2000, 1.0, 1,
+        )  # fmt: skip
+
+
+def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["ldm sample", *arguments])
+    sample.main()
+
+
+def test_command_writes_pictures_that_name_their_settings(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = 'prompts=["Red apple, ripe!", "日本"]'
+    run_command(monkeypatch, f"run={tiny_run}", prompts, "images=2", "steps=2", f"output={tmp_path}", "seed=4")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        "red-apple-ripe-seed4.png", "red-apple-ripe-seed5.png", "prompt-seed4.png", "prompt-seed5.png", "grid.png",
+    }  # fmt: skip
+    with Image.open(tmp_path / "red-apple-ripe-seed5.png") as image:
+        assert image.size == (16, 16)
+        settings = json.loads(image.text["Parameters"])  # type: ignore[attr-defined]
+    assert settings["prompt"] == "Red apple, ripe!"
+    assert (settings["seed"], settings["steps"], settings["training_step"]) == (5, 2, 70)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("prompts=[]", "at least one prompt"), ("image_size=15", "divisible"), ("steps=0", "steps=0")],
+)
+def test_command_names_what_cannot_work(
+    tiny_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    message: str,
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_command(monkeypatch, f"run={tiny_run}", "prompts=[a]", "steps=1", override)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error

@@ -1,0 +1,88 @@
+"""Laws of training: ranks, ZeRO stages and restarts change nothing that they shouldn't."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training import ranks as group
+from tests.training.runs import train
+from training.checkpoint_files import KINDS, Reader
+from training.distributed import Distributed
+
+STAGES = (0, 1, 2, 3)
+
+
+def losses_of_all_stages(ranks: Distributed, overrides: list[str], folder: Path) -> dict[str, torch.Tensor]:
+    """Losses of 20 steps for each ZeRO stage, and the samples seen."""
+    found = {}
+    for stage in STAGES:
+        place = folder / f"stage{stage}"
+        _, rows = train(ranks, [*overrides, f"engine=zero{stage}", "checkpoint.every=1000"], place, 20)
+        found[f"zero{stage}"] = torch.tensor([row["train/loss"] for row in rows if row["step"]], dtype=torch.float64)
+    return found
+
+
+def test_one_rank_and_two_ranks_train_alike_at_every_stage(tiny_diffusion: list[str], tmp_path: Path) -> None:
+    one = group.run(1, tmp_path / "one", losses_of_all_stages, tiny_diffusion, tmp_path / "one")
+    two = group.run(2, tmp_path / "two", losses_of_all_stages, tiny_diffusion, tmp_path / "two")
+    reference = one["zero0"]
+    assert len(reference) == 20
+    assert reference[0] != reference[-1]
+    for world, found in (("one rank", one), ("two ranks", two)):
+        for stage, losses in found.items():
+            difference = ((losses - reference) / reference).abs().max().item()
+            assert difference < 1e-4, f"{world}, {stage}: losses differ by {difference:.1e} relative"
+
+
+def straight_and_interrupted(ranks: Distributed, overrides: list[str], folder: Path) -> dict[str, torch.Tensor]:
+    """Largest differences between four steps and two + restart + two, by what is compared."""
+    overrides = [*overrides, "checkpoint.every=2"]
+    _, straight = train(ranks, overrides, folder / "straight", 4)
+    train(ranks, overrides, folder / "interrupted", 2)
+    _, interrupted = train(ranks, overrides, folder / "interrupted", 4)
+    differences = {"rows": torch.tensor(float(len(straight) - len(interrupted)))}
+    for row, other in zip(straight, interrupted, strict=True):
+        for key in row:
+            if key.startswith("train/") or key in ("step", "images_seen"):
+                differences[f"step {row['step']} {key}"] = torch.tensor(abs(row[key] - other[key]))
+    a, b = (Reader(folder / run / "checkpoints" / "step-00000004") for run in ("straight", "interrupted"))
+    assert a.manifest.extra == b.manifest.extra
+    for engine, entry in a.manifest.engines.items():
+        assert entry.updates == b.manifest.engines[engine].updates
+        for kind in KINDS:
+            differences[f"{engine} {kind}"] = torch.stack(
+                [(a.tensor(engine, kind, n) - b.tensor(engine, kind, n)).abs().max() for n in entry.parameters]
+            ).max()
+    names = a.manifest.engines["model"].parameters
+    moved = max((a.tensor("model", "param", n) - a.tensor("model", "ema", n)).abs().max() for n in names)
+    assert moved > 0, "the average must differ from the weights, else equality shows nothing"
+    return differences
+
+
+def diffusion_and_autoencoder(
+    ranks: Distributed, diffusion: list[str], autoencoder: list[str], folder: Path
+) -> dict[str, torch.Tensor]:
+    """The differences of both tasks, and of diffusion at every ZeRO stage."""
+    found = {}
+    for stage in STAGES:
+        for key, value in straight_and_interrupted(
+            ranks, [*diffusion, f"engine=zero{stage}"], folder / f"d{stage}"
+        ).items():
+            found[f"diffusion zero{stage} {key}"] = value
+    for key, value in straight_and_interrupted(ranks, autoencoder, folder / "autoencoder").items():
+        found[f"autoencoder {key}"] = value
+    return found
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_four_steps_equal_two_restart_two_bit_for_bit(
+    world: int, tiny_diffusion: list[str], tiny_autoencoder: list[str], tmp_path: Path
+) -> None:
+    differences = group.run(world, tmp_path, diffusion_and_autoencoder, tiny_diffusion, tiny_autoencoder, tmp_path)
+    unequal = {key: value.item() for key, value in differences.items() if value.item() != 0}
+    assert not unequal
+    assert any("ema" in key for key in differences)
+    assert any("discriminator exp_avg_sq" in key for key in differences)

@@ -1,0 +1,55 @@
+"""What DeepSpeed is told. Apart from training/engine.py so that checking a configuration needn't import DeepSpeed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+STAGES = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How the trainable module is spread and stepped. Everything DeepSpeed's own configuration is made from.
+
+    zero_stage: 0 to 3; precision: one of PRECISIONS (bf16 and fp16 keep fp32 master weights under ZeRO 1 to 3);
+    clip_norm: maximum global gradient norm, 0 for none; bucket_elements: size of a communication bucket.
+    """
+
+    zero_stage: int = 2
+    precision: str = "fp32"
+    clip_norm: float = 1.0
+    bucket_elements: int = 50_000_000
+    overlap_communication: bool = False
+
+    def __post_init__(self) -> None:
+        if self.zero_stage not in STAGES:
+            raise ValueError(f"engine.zero_stage is {self.zero_stage}; choose one of {STAGES}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"engine.precision is '{self.precision}'; choose one of {PRECISIONS}")
+        if self.zero_stage == 0 and self.precision != "fp32":
+            raise ValueError(
+                f"engine.precision is '{self.precision}' with engine.zero_stage=0, which keeps no fp32 master "
+                "weights; choose engine.zero_stage=1, 2 or 3"
+            )
+
+    def deepspeed_config(self, micro_batch: int, accumulation: int, world: int) -> dict[str, Any]:
+        """DeepSpeed's own configuration. The batch arithmetic comes from data/batch sizes alone."""
+        return {
+            "train_micro_batch_size_per_gpu": micro_batch,
+            "gradient_accumulation_steps": accumulation,
+            "train_batch_size": micro_batch * accumulation * world,
+            "gradient_clipping": self.clip_norm,
+            "zero_allow_untested_optimizer": True,
+            "bf16": {"enabled": self.precision == "bf16"},
+            "fp16": {"enabled": self.precision == "fp16"},
+            "steps_per_print": 10**12,
+            "wall_clock_breakdown": False,
+            "zero_optimization": {
+                "stage": self.zero_stage,
+                "reduce_bucket_size": self.bucket_elements,
+                "allgather_bucket_size": self.bucket_elements,
+                "overlap_comm": self.overlap_communication,
+            },
+        }
