@@ -3,45 +3,118 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from training.compose import CONFIG_FOLDER
+from training.engine_settings import PRECISIONS, STAGES
 from training.errors import ConfigurationError
+from training.schedule import DECAYS
+from training.tracker import MODES
 
 TASKS = ("diffusion", "autoencoder")
+CHOICES: dict[str, tuple[object, ...]] = {
+    "task.name": TASKS,
+    "engine.zero_stage": STAGES,
+    "engine.precision": PRECISIONS,
+    "learning_rate.decay": DECAYS,
+    "tracker.mode": MODES,
+    "monitor.protocol": (None, *sorted(path.stem for path in (CONFIG_FOLDER / "protocol").glob("*.yaml"))),
+}
+WHOLE_NUMBERS = {
+    **dict.fromkeys(("steps", "batch.global_size", "batch.micro_size"), 1),
+    **dict.fromkeys(("data.image_size", "data.samples_per_shard", "checkpoint.every", "checkpoint.keep"), 1),
+    **dict.fromkeys(("monitor.every", "monitor.sampler_steps", "monitor.final_sampler_steps", "monitor.pictures"), 1),
+    **dict.fromkeys(("run.seed", "data.workers", "data.storage.retries", "learning_rate.warmup_steps"), 0),
+}
+"""Settings that are whole numbers, and the least that each may be."""
+SHARES = ("data.max_bad_share", "task.caption_dropout", "learning_rate.floor", "optimizer.ema_decay")
+POSITIVE = ("learning_rate.base", "data.storage.timeout_seconds")
+USER_IN_URL = re.compile(r"://[^/@\s]+@")
+ABSENT = object()
 
 
 def check_settings(config: DictConfig, world: int) -> None:
     """Raises ConfigurationError for values that can't work, alone or together. Needs no data and builds no model."""
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise ConfigurationError(missing[0], "???", "it has no value; set it on the command line or in the experiment")
-    if config.task.name not in TASKS:
-        raise ConfigurationError("task.name", config.task.name, f"choose one of {', '.join(TASKS)}")
-    for key in (
-        "steps",
-        "batch.global_size",
-        "batch.micro_size",
-        "data.image_size",
-        "checkpoint.every",
-        "checkpoint.keep",
-    ):
-        _positive_integer(config, key)
+    _has_every_value(config)
+    _holds_no_credentials(config)
+    for key, value in _present(config, CHOICES):
+        if value not in CHOICES[key]:
+            choices = ", ".join("null" if choice is None else str(choice) for choice in CHOICES[key])
+            raise ConfigurationError(key, value, f"choose one of {choices}")
+    for key, value in _present(config, WHOLE_NUMBERS):
+        _whole_number(key, value, WHOLE_NUMBERS[key])
+    for key, value in _present(config, SHARES):
+        if not _is_number(value) or not 0 <= value <= 1:
+            raise ConfigurationError(key, value, "it must be a number from 0 to 1")
+    for key, value in _present(config, POSITIVE):
+        if not _is_number(value) or value <= 0:
+            raise ConfigurationError(key, value, "it must be a number above 0")
     _batch_divides(config, world)
 
 
-def _positive_integer(config: DictConfig, key: str) -> None:
-    value: Any = OmegaConf.select(config, key)
-    if not isinstance(value, int) or value < 1:
-        raise ConfigurationError(key, value, "it must be a whole number of at least 1")
+def _present(config: DictConfig, keys: Any) -> Iterator[tuple[str, Any]]:
+    """Key and value of those settings that the task has."""
+    for key in keys:
+        value = OmegaConf.select(config, key, default=ABSENT)
+        if value is not ABSENT:
+            yield key, value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _has_every_value(config: DictConfig) -> None:
+    missing = [key for key, value in _leaves(OmegaConf.to_container(config, resolve=False)) if value == "???"]
+    if missing:
+        others = f" (also missing: {', '.join(missing[1:])})" if missing[1:] else ""
+        raise ConfigurationError(missing[0], "???", f"it has no value; give it on the command line{others}")
+    try:
+        OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "")
+        raw = dict(_leaves(OmegaConf.to_container(config, resolve=False))).get(key)
+        reason = str(error).splitlines()[0]
+        raise ConfigurationError(key, raw, f"{reason}; refer to a setting that `--cfg job` lists") from None
+
+
+def _leaves(node: object, place: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _leaves(value, f"{place}.{name}" if place else str(name))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _leaves(value, place)
+    else:
+        yield place, node
+
+
+def _holds_no_credentials(config: DictConfig) -> None:
+    """Configurations are shown, kept with the run and sent to the dashboard."""
+    for key, value in _leaves(OmegaConf.to_container(config, resolve=True)):
+        if isinstance(value, str) and USER_IN_URL.search(value):
+            raise ConfigurationError(
+                key,
+                USER_IN_URL.sub("://***@", value),
+                "credentials don't belong into a configuration; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+                "name an AWS profile in data.storage.profile",
+            )
+
+
+def _whole_number(key: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigurationError(key, value, f"it must be a whole number of at least {least}")
 
 
 def _batch_divides(config: DictConfig, world: int) -> None:
     together = world * config.batch.micro_size
     if config.batch.global_size % together:
-        below = config.batch.global_size // together * together
-        choices = " or ".join(str(size) for size in (below, below + together) if size)
+        choices = _neighbours(config.batch.global_size, together)
         raise ConfigurationError(
             "batch.global_size",
             config.batch.global_size,
@@ -50,42 +123,58 @@ def _batch_divides(config: DictConfig, world: int) -> None:
         )
 
 
+def _neighbours(value: int, factor: int) -> str:
+    """The nearest multiples of `factor` around `value`, in words."""
+    below = value // factor * factor
+    return " or ".join(str(choice) for choice in (below, below + factor) if choice)
+
+
 def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
-    """Builds the models without memory; raises ConfigurationError when they don't fit the images.
+    """Builds the models without memory; raises ConfigurationError when they don't fit the images or one another.
 
     Returns the shape of every trainable parameter, by engine and name.
     """
     import torch
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
 
+    from training.components import component, explained
     from training.modules import parameter_shapes
 
-    try:
-        instantiate(config.engine)
-        instantiate(config.learning_rate)
+    diffusion = config.task.name == "diffusion"
+    for key in ("engine", "learning_rate", "data.storage", "tokenizer", *(["schedule"] if diffusion else [])):
+        component(config, key)
+    with explained(config, "model"):
         shapes = parameter_shapes(config)
-        with torch.device("meta"):
-            first_stage = config.first_stage.autoencoder if config.task.name == "diffusion" else config.model
-            factor, reason = instantiate(first_stage).downsampling, "the first stage's f"
-            if config.task.name == "diffusion":
-                stride = instantiate(config.model.unet).stride
-                factor, reason = factor * stride, f"the first stage's f={factor} x the UNet's stride {stride}"
-    except InstantiationException as error:
-        key = str(getattr(error, "full_key", "") or "model")
-        raise ConfigurationError(key, "...", str(error.__cause__ or error)) from None
+    with torch.device("meta"):
+        first_stage = component(config, "first_stage.autoencoder" if diffusion else "model")
+        factor, reason = first_stage.downsampling, "the first stage's f"
+        if diffusion:
+            _parts_fit(config, first_stage.latent_channels)
+            stride = component(config, "model.unet").stride
+            factor, reason = factor * stride, f"the first stage's f={factor} x the UNet's stride {stride}"
     size = config.data.image_size
     if size % factor:
-        below = size // factor * factor
-        choices = " or ".join(str(choice) for choice in (below, below + factor) if choice)
+        choices = _neighbours(size, factor)
         raise ConfigurationError("data.image_size", size, f"not divisible by {reason} = {factor}; choose {choices}")
     return shapes
+
+
+def _parts_fit(config: DictConfig, latent_channels: int) -> None:
+    """What the first stage, the denoiser, the conditioner and the tokenizer hand to one another has one size."""
+    wanted = (
+        ("model.unet.in_channels", latent_channels, "the channels of the first stage's latents"),
+        ("model.unet.out_channels", latent_channels, "the channels of the first stage's latents"),
+        ("model.unet.context_width", config.model.conditioner.width, "model.conditioner.width"),
+        ("tokenizer.length", config.model.conditioner.length, "model.conditioner.length"),
+    )
+    for key, size, meaning in wanted:
+        if (value := OmegaConf.select(config, key)) != size:
+            raise ConfigurationError(key, value, f"it must be {size}: {meaning}")
 
 
 def local_ranks(config: DictConfig) -> int:
     """How many processes this machine starts when no launcher has: run.ranks, or one a GPU, or one."""
     if config.run.ranks is not None:
-        _positive_integer(config, "run.ranks")
+        _whole_number("run.ranks", config.run.ranks, 1)
         return int(config.run.ranks)
     import torch
 

@@ -9,5 +9,5 @@ class ConfigurationError(Exception):
     """A setting that can't work: names its key, its value and the remedy."""
 
     def __init__(self, key: str, value: Any, remedy: str) -> None:
-        super().__init__(f"{key}={value}: {remedy}")
+        super().__init__(f"{key}={'null' if value is None else value}: {remedy}")
         self.key = key

@@ -1,38 +1,53 @@
-"""`ldm train` without a launcher: data made ready, then one process a rank through torch's launcher."""
+"""`ldm train` without a cluster's launcher: one local process a rank, through torch's own multiprocessing."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import fcntl
+import json
+import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from omegaconf import DictConfig
 
 from training.checks import threads_a_rank
 from training.errors import ConfigurationError
-from training.preemption import SAME_REQUEST_SECONDS, STOP_SIGNALS
+from training.preemption import SAME_REQUEST_SECONDS, STOP_SIGNALS, STOPPED_STATUS
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing import PContext
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 RANK_MARK = "LDM_RANK_OF_LAUNCHER"
-"""Set for ranks that `ldm train` starts: their data was made ready and checked by the process that started them."""
+"""Process id of the `ldm train` that started a rank, and made ready and checked its data. Set for such ranks alone."""
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+POLL_SECONDS = 0.2
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 @contextlib.contextmanager
 def hold_run_folder(folder: Path) -> Iterator[None]:
     """Keeps a second job out of the run folder while this one lives; the lock goes with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / "lock").open("w")
+    except OSError as error:
+        reason = f"no run can be kept there ({error.strerror}); choose another folder"
+        raise ConfigurationError("run.folder", folder, reason) from None
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -43,43 +58,78 @@ def hold_run_folder(folder: Path) -> Iterator[None]:
 
 
 def start_ranks(config: DictConfig, overrides: list[str], ranks: int, environment: dict[str, str]) -> int:
-    """Runs `ranks` local processes of this very job to their end; returns the launcher's exit status.
+    """Runs `ranks` local processes of this very job to their end; returns 0 when all of them ended well.
 
     SIGINT, SIGTERM and SIGUSR1 are passed to the ranks, which finish their step, save and leave; a second one ends
-    them at once.
+    them at once. When a rank fails the others are ended too, and the error that came first is printed, alone.
     """
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run"),
-        *(f"--nproc-per-node={ranks}", "--nnodes=1", "--node-rank=0", "--monitor-interval=0.2"),
-        *("--master-addr=127.0.0.1", f"--master-port={_free_port()}"),
-        *("-m", "training.train", *overrides),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads_a_rank(ranks))} | environment | {RANK_MARK: "1"}
-    # A session of its own: Ctrl-C reaches this process alone, which then tells the ranks once.
-    launcher = subprocess.Popen(
-        command, env=environment, start_new_session=True, preexec_fn=lambda: die_with_parent(signal.SIGTERM)
-    )
-    with _passing_signals_on(launcher):
-        return launcher.wait()
+    # It takes over signals when it starts, SIGHUP among them, which nohup wants ignored.
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM"
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
+
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
+    place = {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads_a_rank(ranks))),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        RANK_MARK: str(os.getpid()),
+    }
+    with tempfile.TemporaryDirectory(prefix="ldm-ranks-") as errors, _handlers_restored():
+        processes = start_processes(
+            name="rank",
+            entrypoint=sys.executable,
+            args={rank: ("-m", "training.train", *overrides) for rank in range(ranks)},
+            envs={rank: environment | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)},
+            logs_specs=DefaultLogsSpecs(log_dir=errors),
+        )
+        requests = _Requests(processes)
+        result = processes.wait(period=POLL_SECONDS)
+    assert result is not None
+    failures = result.failures.values()
+    if requests.forced is not None:
+        return 128 + requests.forced
+    if any(failure.exitcode in (-number, 128 + number) for failure in failures for number in requests.passed_on):
+        print("stopped before a first step: there was nothing to save", file=sys.stderr)
+        return STOPPED_STATUS
+    return explain(failures) if failures else 0
+
+
+@dataclass
+class _Requests:
+    """Passes the first request to stop to the ranks; one that comes later ends them, and their workers, at once."""
+
+    processes: PContext
+    passed_on: list[int] = field(default_factory=list)
+    forced: int | None = None
+
+    def __post_init__(self) -> None:
+        self._first = 0.0
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.passed_on and now - self._first < SAME_REQUEST_SECONDS:
+            return
+        ranks = set(self.processes.pids().values())
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                if child.pid in ranks and self.passed_on:
+                    os.killpg(child.pid, signal.SIGKILL)
+                elif child.pid in ranks:
+                    child.send_signal(number)
+        if self.passed_on:
+            self.forced = number
+        else:
+            self.passed_on.append(number)
+            self._first = now
 
 
 @contextlib.contextmanager
-def _passing_signals_on(launcher: subprocess.Popen[bytes]) -> Iterator[None]:
-    first: float | None = None
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        nonlocal first
-        now = time.monotonic()
-        if first is not None and now - first > SAME_REQUEST_SECONDS:
-            launcher.terminate()
-            return
-        if first is None:
-            first = now
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for rank in psutil.Process(launcher.pid).children():
-                    rank.send_signal(number)
-
-    previous: dict[int, Any] = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
+def _handlers_restored() -> Iterator[None]:
+    previous: dict[int, Any] = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
         yield
     finally:
@@ -87,10 +137,59 @@ def _passing_signals_on(launcher: subprocess.Popen[bytes]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def die_with_parent(number: int) -> None:
-    """Asks the kernel for a signal when the parent ends, however it ends. Linux; elsewhere it does nothing."""
+@contextlib.contextmanager
+def errors_for_launcher(user_errors: Callable[[], tuple[type[Exception], ...]]) -> Iterator[None]:
+    """Hands a rank's error to the process that started it, which prints one for all ranks: see `explain`.
+
+    user_errors: those that a person can put right; their message is told without a traceback.
+    """
+    try:
+        yield
+    except Exception as error:
+        known = isinstance(error, user_errors())
+        text = f"error: {error}" if known else f"rank {os.environ['RANK']}: {traceback.format_exc()}"
+        status = 2 if known else 1
+        now = time.time()
+        record = {"message": text, "timestamp": int(now), "time": now, "status": status}
+        Path(os.environ[ERROR_FILE]).write_text(json.dumps(record))
+        raise SystemExit(status) from None
+
+
+def explain(failures: Collection[ProcessFailure]) -> int:
+    """Prints what first went wrong among the ranks on stderr, and returns the exit status that tells it."""
+    first = min(failures, key=_blame)
+    record = first.error_file_data
+    if "status" in record:
+        print(record["message"], file=sys.stderr)
+        return int(record["status"])
+    if first.exitcode < 0:
+        reason = f"was ended by {first.signal_name()}{' (out of memory?)' if first.exitcode == -signal.SIGKILL else ''}"
+    else:
+        reason = f"ended with status {first.exitcode} without a word"
+    print(f"error: rank {first.local_rank} {reason}; the same command goes on from the newest checkpoint", file=sys.stderr)
+    return 128 - first.exitcode if first.exitcode < 0 else first.exitcode
+
+
+def _blame(failure: ProcessFailure) -> tuple[bool, float]:
+    """The smallest is the cause: the others failed because it was gone, or were ended then."""
+    record = failure.error_file_data
+    if "time" in record:
+        return record["status"] != 2, record["time"]
+    if failure.exitcode in (-signal.SIGTERM, 128 + signal.SIGTERM):  # ended by this process, after the first failure
+        return True, float("inf")
+    # Found dead some time after its death, which made its peers fail at once. Peers that hang are killed much later.
+    return True, failure.timestamp - 10.0
+
+
+def die_with_parent() -> None:
+    """Asks the kernel to kill this process when its parent ends, however it ends. Linux; elsewhere it does nothing.
+
+    A rank that outlived its launcher would write to a run folder that the next job may hold by then.
+    """
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, number)
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != int(os.environ[RANK_MARK]):  # it ended before the line above
+        os._exit(1)
 
 
 def _free_port() -> int:

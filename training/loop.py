@@ -57,9 +57,9 @@ def fit(
 ) -> bool:
     """Trains from `state` to `steps`; returns False when it was asked to stop before. Ends on a checkpoint."""
     watched = WatchedBatches(batches)
-    progress = Progress("train", steps, state.step, shown=ranks.is_main)
     if state.step == 0:
         tracker.log(0, monitor.look(0))
+    progress = Progress("train", steps, state.step, shown=ranks.is_main)
     while state.step < steps:
         started = time.perf_counter()
         metrics = task.train_step(watched, state.step, learning_rate.at(state.step, steps))

@@ -25,21 +25,35 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point of `ldm train` and `python -m training.train`."""
-    from data.errors import DataError
+    # The errors to be told in one line are caught in `run`: to name them here, --help would have to import torch.
+    compose.command("train", run, (), shown_in_help=("experiment=demo",))
 
-    compose.command("train", run, (ConfigurationError, DataError), shown_in_help=("experiment=demo",))
+
+def user_errors() -> tuple[type[Exception], ...]:
+    """Errors that a person can put right: their message says what is wrong, and no traceback is needed."""
+    from data.errors import DataError
+    from evaluation.errors import EvaluationError
+    from evaluation.first_stage import FirstStageError
+    from training.checkpoint_files import CheckpointError
+    from training.loop import NonFiniteLoss
+
+    return (ConfigurationError, DataError, EvaluationError, FirstStageError, CheckpointError, NonFiniteLoss)
 
 
 def run(config: DictConfig) -> None:
     """Starts the local ranks, or is one of the ranks that a launcher started."""
     from training.distributed import adopt_slurm_variables, launched
+    from training.launch import RANK_MARK, errors_for_launcher
 
     adopt_slurm_variables()
     set_up_logging(is_main=os.environ.get("RANK", "0") == "0")
-    if launched():
-        run_rank(config)
-    else:
-        raise SystemExit(run_locally(config))
+    try:
+        if not launched():
+            raise SystemExit(run_locally(config))
+        with errors_for_launcher(user_errors) if RANK_MARK in os.environ else contextlib.nullcontext():
+            run_rank(config)
+    except user_errors() as error:
+        compose.fail(str(error))
 
 
 def set_up_logging(is_main: bool) -> None:
@@ -74,45 +88,38 @@ def reached_last_step(config: DictConfig) -> bool:
 
 def check(config: DictConfig, world: int) -> None:
     """Everything that can be known to be wrong without touching the data. Raises ConfigurationError."""
-    from evaluation.first_stage import FirstStageError
     from training import checks
     from training.checkpoint_files import CheckpointError, check_same_parameters, complete_checkpoints, load_manifest
+    from training.components import component
 
     checks.check_settings(config, world)
     shapes = checks.check_models(config)
+    if config.task.name == "diffusion":
+        component(config, "first_stage")
     try:
-        if config.task.name == "diffusion":
-            from hydra.utils import instantiate
-
-            instantiate(config.first_stage)
         newest = next(complete_checkpoints(Path(config.run.folder) / "checkpoints"), None)
         if newest is not None:
             check_same_parameters(load_manifest(newest), shapes, newest)
-    except FirstStageError as error:
-        raise ConfigurationError("first_stage", "...", str(error)) from None
     except CheckpointError as error:
         raise ConfigurationError("run.name", config.run.name, str(error)) from None
 
 
 def run_rank(config: DictConfig) -> None:
     """One rank of the job: joins the others, restores, trains, measures, reports."""
-    import signal
-
     from training import launch
     from training.distributed import initialise, shut_down
     from training.fit import train_and_report
 
     of_launcher = launch.RANK_MARK in os.environ
     if of_launcher:
-        launch.die_with_parent(signal.SIGTERM)
+        launch.die_with_parent()
     else:
         check(config, int(os.environ["WORLD_SIZE"]))
     ranks = initialise()
-    try:
-        with contextlib.nullcontext() if of_launcher else _data_of_main_rank(config, ranks):
-            finished = train_and_report(config, ranks)
-    finally:
-        shut_down()
+    with contextlib.nullcontext() if of_launcher else _data_of_main_rank(config, ranks):
+        finished = train_and_report(config, ranks)
+    # Not after an error: leaving a group whose peers wait in a collective may take forever.
+    shut_down()
     if not finished and not of_launcher:
         raise SystemExit(STOPPED_STATUS)
 

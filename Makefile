@@ -1,0 +1,45 @@
+# make train   sets up .venv, then trains the demo (again: goes on, or is done at once)
+# make test    sets up .venv, then runs the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+OVERRIDES ?=
+FIRST_STAGE ?= committed
+
+.PHONY: train test test-slow lint format benchmarks clean
+
+ifeq ($(FIRST_STAGE),train)
+train: $(READY)
+	$(BIN)/ldm train experiment=demo_autoencoder
+	$(BIN)/ldm train experiment=demo first_stage.weights=runs/demo_autoencoder/first_stage.safetensors $(OVERRIDES)
+else
+train: $(READY)
+	$(BIN)/ldm train experiment=demo $(OVERRIDES)
+endif
+
+test: $(READY)
+	$(BIN)/python -m pytest $(TESTS)
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest --slow -m slow $(TESTS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy training data models evaluation slurm
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Installs once for each state of the lock; nothing is resolved, the lock names every version.
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) runs

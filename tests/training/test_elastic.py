@@ -1,0 +1,110 @@
+"""A checkpoint of any ZeRO stage and number of ranks continues at any other, without conversion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tests.training import ranks as group
+from training.checkpoint import Checkpoints
+from training.distributed import Distributed
+from training.ema import AdamWithEMA
+from training.engine import Engine
+from training.engine_settings import EngineSettings
+
+STAGES = (0, 1, 2, 3)
+BATCH = 8
+
+
+def build(stage: int, world: int, precision: str = "fp32", seed: int = 0) -> Engine:
+    """A small module whose parameters divide evenly among nobody."""
+    torch.manual_seed(seed)
+    module = nn.Sequential(nn.Linear(7, 13), nn.SiLU(), nn.Linear(13, 5), nn.LayerNorm(5))
+    settings = EngineSettings(zero_stage=stage, precision=precision)
+    return Engine(module, settings, AdamWithEMA(module.parameters(), 1e-2), BATCH // world, 1, world)
+
+
+def train(engine: Engine, ranks: Distributed, first: int, last: int) -> list[float]:
+    """Losses of the steps [first, last) of a regression on keyed random data."""
+    losses = []
+    share = slice(ranks.rank * BATCH // ranks.world, (ranks.rank + 1) * BATCH // ranks.world)
+    for step in range(first, last):
+        numbers = torch.Generator().manual_seed(step)
+        x, y = torch.randn(BATCH, 7, generator=numbers)[share], torch.randn(BATCH, 5, generator=numbers)[share]
+        loss = (engine(x.to(engine.dtype)).float() - y).square().mean()
+        engine.backward(loss)
+        assert engine.step(1e-2)
+        losses.append(ranks.all_reduce_mean(loss.detach()).item())
+    return losses
+
+
+def save_at_every_stage(ranks: Distributed, folder: Path) -> dict[str, torch.Tensor]:
+    """Four steps and a checkpoint at each stage, then the losses and EMA of four more."""
+    found = {}
+    for stage in STAGES:
+        engine = build(stage, ranks.world)
+        train(engine, ranks, 0, 4)
+        Checkpoints(folder / f"{ranks.world} ranks, stage {stage}", ranks).save({"model": engine}, 4, 32, {})
+        found[f"stage {stage} losses"] = torch.tensor(train(engine, ranks, 4, 8))
+        found |= {f"stage {stage} {name}": tensor.clone() for name, tensor in engine.gather("ema")}
+    return found
+
+
+def load_at_every_stage(ranks: Distributed, folder: Path) -> dict[str, torch.Tensor]:
+    """The same four further steps, from every checkpoint in the folder at every stage."""
+    found = {}
+    for saved in sorted(folder.glob("*ranks, stage*")):
+        for stage in STAGES:
+            engine = build(stage, ranks.world, seed=1)
+            train(engine, ranks, 0, 1)  # a restore must replace everything, state of a step made before too
+            manifest = Checkpoints(saved, ranks).restore_newest({"model": engine})
+            assert manifest is not None and manifest.step == 4 and engine.updates == 4
+            case = f"{saved.name} at {ranks.world} ranks, stage {stage}"
+            found[f"{case}: losses"] = torch.tensor(train(engine, ranks, 4, 8))
+            found |= {f"{case}: {name}": tensor.clone() for name, tensor in engine.gather("ema")}
+    return found
+
+
+def save_then_load(ranks: Distributed, folder: Path) -> dict[str, torch.Tensor]:
+    """Both in one process group."""
+    return {
+        f"straight {key}": value for key, value in save_at_every_stage(ranks, folder).items()
+    } | load_at_every_stage(ranks, folder)
+
+
+def test_any_stage_and_number_of_ranks_continues_from_any_other(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    straight = group.run(1, tmp_path / "one", save_at_every_stage, checkpoints)
+    found = group.run(2, tmp_path / "two", save_then_load, checkpoints)
+    found |= group.run(1, tmp_path / "again", load_at_every_stage, checkpoints)
+    cases = 0
+    for key, value in found.items():
+        if key.startswith("straight"):
+            continue
+        stage, name = key.split("stage ")[1][0], key.split(": ")[1]
+        wanted = straight[f"stage {stage} {name}"]
+        torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
+        cases += name == "losses"
+    assert cases == (2 * 4) * (2 * 4), "saved and loaded at 1 and 2 ranks and 4 stages each"
+
+
+def half_precision(ranks: Distributed, folder: Path) -> dict[str, torch.Tensor]:
+    """bf16 with fp32 master weights: straight and restored losses at each stage that keeps them."""
+    found = {}
+    for stage in (1, 2, 3):
+        engine = build(stage, ranks.world, "bf16")
+        train(engine, ranks, 0, 4)
+        checkpoints = Checkpoints(folder / f"stage{stage}", ranks)
+        checkpoints.save({"model": engine}, 4, 32, {})
+        straight = train(engine, ranks, 4, 8)
+        again = build(stage, ranks.world, "bf16", seed=1)
+        checkpoints.restore_newest({"model": again})
+        found[f"stage{stage}"] = torch.tensor([straight, train(again, ranks, 4, 8)])
+    return found
+
+
+def test_bf16_keeps_its_fp32_master_weights(tmp_path: Path) -> None:
+    for stage, (straight, restored) in group.run(2, tmp_path, half_precision, tmp_path).items():
+        assert torch.equal(straight, restored), stage

@@ -1,0 +1,35 @@
+"""Learning rates follow from the step alone."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from training.ema import decay_after
+from training.schedule import LearningRate
+
+
+def test_warm_up_is_linear_and_ends_at_the_base() -> None:
+    rate = LearningRate(base=2.0, warmup_steps=4)
+    assert [rate.at(step, 10) for step in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+
+
+def test_cosine_falls_from_base_to_floor() -> None:
+    rate = LearningRate(base=1.0, decay="cosine", floor=0.1)
+    values = [rate.at(step, 100) for step in range(101)]
+    assert values[0] == 1.0
+    assert values[50] == pytest.approx(0.55)
+    assert values[100] == pytest.approx(0.1)
+    assert all(a > b for a, b in itertools.pairwise(values))
+
+
+def test_unknown_decay_names_the_choices() -> None:
+    with pytest.raises(ValueError, match=r"linear.*constant.*cosine"):
+        LearningRate(base=1.0, decay="linear")
+
+
+def test_ema_decay_is_the_published_rule() -> None:
+    assert decay_after(1, 0.9999) == pytest.approx(2 / 11)
+    assert decay_after(10, 0.9999) == pytest.approx(11 / 20)
+    assert decay_after(10**6, 0.9999) == 0.9999

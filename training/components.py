@@ -1,0 +1,40 @@
+"""One part of a configuration made into an object, with errors that name its place."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from evaluation.first_stage import FirstStageError
+from training.errors import ConfigurationError
+
+
+def component(config: DictConfig, key: str) -> Any:
+    """The object that `config` describes at `key`. Raises ConfigurationError when it can't be made."""
+    with explained(config, key):
+        return instantiate(OmegaConf.select(config, key))
+
+
+@contextlib.contextmanager
+def explained(config: DictConfig, key: str) -> Iterator[None]:
+    """Turns Hydra's errors about the part at `key` into a ConfigurationError.
+
+    A FirstStageError passes as it is: it names its setting itself.
+    """
+    try:
+        yield
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ConfigurationError | FirstStageError):
+            raise error.__cause__ from None
+        text = str(error)
+        inner = re.search(r"full_key: (\S+)", text)  # Hydra tells the place of a nested part in its text alone
+        place = inner.group(1) if inner else key
+        target = OmegaConf.select(config, f"{place}._target_")
+        reason = " ".join(str(error.__cause__ or text.partition("full_key:")[0]).split())
+        raise ConfigurationError(place, target, f"{reason}; correct it, or see `--cfg job`") from None
