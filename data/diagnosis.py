@@ -44,9 +44,7 @@ def ask(fs: Any, folder: str) -> None:
         raise FileNotFoundError(path)
 
 
-def remedy(
-    url: str, endpoint_url: str | None, profile: str | None, anonymous: bool, error: DataError
-) -> DataError:
+def remedy(url: str, endpoint_url: str | None, profile: str | None, anonymous: bool, error: DataError) -> DataError:
     """The error of `Storage.check` for the first of `urls`, with what to do about it."""
     endpoint = endpoint_url or os.environ.get("AWS_ENDPOINT_URL") or "the protocol's own endpoint"
     if kinds(error) & REFUSED:
@@ -56,8 +54,10 @@ def remedy(
             "AWS_SECRET_ACCESS_KEY, or a profile, that may list and read it"
         )
     if isinstance(error, NotFound):
+        return DataError(f"{url} is missing: its bucket or folder does not exist. Check the name, or create it")
+    if isinstance(error.__cause__, (ValueError, ImportError)):  # no store was asked
         return DataError(
-            f"{url} is missing: its bucket or folder does not exist. Check the name, or create it"
+            f"{url} cannot be used: {error.__cause__}. Check the URL's protocol, and the endpoint URL ({endpoint})"
         )
     return DataError(
         f"the store at {endpoint} cannot be reached for {url}: {error.__cause__}. Check the endpoint URL, "

@@ -41,9 +41,7 @@ class Index:
     def __init__(self, shards: Sequence[Shard], storage: Storage) -> None:
         if not sum(shard.count for shard in shards):
             urls = ", ".join(shard.url for shard in shards[:3])
-            raise DataError(
-                f"no sample in {len(shards)} shards ({urls}…): check that they are the right files"
-            )
+            raise DataError(f"no sample in {len(shards)} shards ({urls}…): check that they are the right files")
         self.shards = list(shards)
         self.storage = storage
         self._ends = list(accumulate(shard.count for shard in shards))
@@ -60,9 +58,8 @@ class Index:
         shards: list[Shard] = []
         bare: list[str] = []
         for url in [urls] if isinstance(urls, str) else urls:
-            index_url = url if url.endswith(".json") else join(url, INDEX_NAME)
-            is_pattern = any(character in url for character in "{*?[") or url.endswith(".tar")
-            if url.endswith(".json") or (not is_pattern and storage.exists(index_url)):
+            index_url = _index_url(url, storage)
+            if index_url is not None:
                 shards += _read_index(index_url, storage)
             else:
                 bare += storage.expand(url)
@@ -117,6 +114,25 @@ class Index:
         return entries
 
 
+def indexed_samples(urls: str | Sequence[str], storage: Storage) -> int | None:
+    """How many samples the index files at `urls` list; None where one is missing and tars would have to be read."""
+    count = 0
+    for url in [urls] if isinstance(urls, str) else urls:
+        index_url = _index_url(url, storage)
+        if index_url is None:
+            return None
+        count += sum(shard.count for shard in _read_index(index_url, storage))
+    return count
+
+
+def _index_url(url: str, storage: Storage) -> str | None:
+    if url.endswith(".json"):
+        return url
+    is_pattern = any(character in url for character in "{*?[") or url.endswith(".tar")
+    index_url = join(url, INDEX_NAME)
+    return index_url if not is_pattern and storage.exists(index_url) else None
+
+
 def _read_index(url: str, storage: Storage) -> list[Shard]:
     folder = url.rpartition("/")[0]
     try:
@@ -132,9 +148,7 @@ def _read_index(url: str, storage: Storage) -> list[Shard]:
             for entry in listed
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{url} is no shard index (wids format): {error!r}. Remove it, or write it again"
-        ) from error
+        raise DataError(f"{url} is no shard index (wids format): {error!r}. Remove it, or write it again") from error
 
 
 def _resolve(folder: str, url: str) -> str:
@@ -155,9 +169,7 @@ def _scan(urls: Sequence[str], storage: Storage) -> list[tuple[Shard, list[Entry
 
     with ThreadPoolExecutor(_READERS) as pool:
         found = pool.map(scan, urls)
-        shown = tqdm(
-            found, total=len(urls), desc="reading tar headers", unit="shard", file=sys.stderr, disable=None
-        )
+        shown = tqdm(found, total=len(urls), desc="reading tar headers", unit="shard", file=sys.stderr, disable=None)
         return list(shown)
 
 

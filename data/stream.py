@@ -99,9 +99,7 @@ class Storage:
         """
         self._check_process()
         runs = runs_of(ranges, self.block_bytes)
-        missing = [
-            run for run in runs if any((run[0], n) not in self._blocks for n in range(run[1], run[2] + 1))
-        ]
+        missing = [run for run in runs if any((run[0], n) not in self._blocks for n in range(run[1], run[2] + 1))]
         if len(missing) < 2:
             return
         if self._pool is None:
@@ -143,9 +141,7 @@ class Storage:
 
         def find(fs: Any, path: str) -> Urls:
             found = fs.ls(path, detail=True)
-            return sorted(
-                join(url, entry["name"].rsplit("/", 1)[-1]) for entry in found if entry["type"] == "file"
-            )
+            return sorted(join(url, entry["name"].rsplit("/", 1)[-1]) for entry in found if entry["type"] == "file")
 
         try:
             return self._retried(url, find)
@@ -165,9 +161,7 @@ class Storage:
                 name = url.rstrip("/").rsplit("/", 1)[-1]
                 if any(character in name for character in "*?["):
                     folder = url[: -len(name)].rstrip("/")
-                    found += [
-                        shard for shard in self.list(folder or ".") if fnmatch.fnmatchcase(_name(shard), name)
-                    ]
+                    found += [shard for shard in self.list(folder or ".") if fnmatch.fnmatchcase(_name(shard), name)]
                 elif name.endswith((".tar", ".json")):
                     found.append(url)
                 else:
@@ -180,30 +174,41 @@ class Storage:
         Raises DataError, with a different remedy each: the store cannot be reached; it refuses the
         credentials; the bucket or folder is missing; nothing matches.
         """
-        probe = Storage(
-            self.endpoint_url,
-            self.profile,
-            self.anonymous,
-            retries=0,
-            timeout_seconds=min(self.timeout_seconds, _CHECK_SECONDS),
-        )
         first = urls if isinstance(urls, str) else next(iter(urls), "")
         protocol, mark, path = first.rpartition("://")
         parent, slash, _ = path.split("{")[0].rpartition("/")
         folder = protocol + mark + (parent if slash else path if mark else ".")
-        try:
+
+        def find(probe: Storage) -> Urls:
             probe._retried(first, lambda fs, path: ask(fs, folder))
             shards = probe.expand(urls)
-            if shards and not probe.exists(shards[0]):
-                shards = []
-        except DataError as error:
-            raise remedy(first, self.endpoint_url, self.profile, self.anonymous, error) from error
+            return shards if shards and probe.exists(shards[0]) else []
+
+        shards = self._probed(first, find)
         if not shards:
+            found = "the store was reached and the credentials accepted; " if mark else ""
             raise DataError(
-                f"no shard (*.tar) matches {urls!r}: the store was reached and the credentials accepted; "
-                "check the path, or write shards there with `ldm prepare`"
+                f"no shard (*.tar) matches {urls!r}: {found}check the path, or write shards there with `ldm prepare`"
             )
         return shards
+
+    def check_writable_place(self, url: str) -> None:
+        """Ask the store whether objects may come to lie below `url`; a few seconds at most.
+
+        Raises DataError as `check` does when the store cannot be reached, refuses the credentials, or has no
+        such bucket. A folder that is missing is no error: writing makes it.
+        """
+        if "://" in url and not url.startswith("file://"):
+            self._probed(url, lambda probe: probe._retried(url, lambda fs, path: ask(fs, url)))
+
+    def _probed(self, url: str, question: Callable[["Storage"], T]) -> T:
+        """The answer to a question that is asked without patience; DataError with a remedy where there is none."""
+        patience = min(self.timeout_seconds, _CHECK_SECONDS)
+        probe = Storage(self.endpoint_url, self.profile, self.anonymous, retries=0, timeout_seconds=patience)
+        try:
+            return question(probe)
+        except DataError as error:
+            raise remedy(url, self.endpoint_url, self.profile, self.anonymous, error) from error
 
     def _check_process(self) -> None:
         if self._process != os.getpid():  # forked: connections, threads and locks of the parent are of no use

@@ -34,7 +34,9 @@ def load_first_stage(autoencoder: AutoencoderKL, weights: str | None, scale: flo
     try:
         stored = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise FirstStageError(f"first_stage.weights={weights}: not a readable safetensors file ({error})") from None
+        raise FirstStageError(
+            f"first_stage.weights={weights}: not a readable safetensors file ({error}); give another, or train it again"
+        ) from None
     wanted = {name: tuple(tensor.shape) for name, tensor in autoencoder.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in stored.items()}
     for name in sorted(wanted.keys() | found.keys()):
@@ -55,8 +57,11 @@ def save_first_stage(state: dict[str, Tensor], path: Path) -> None:
 
 
 def _find(weights: str) -> Path:
-    candidates = [Path(weights), PROJECT / weights]
+    candidates = list(dict.fromkeys([Path(weights), PROJECT / weights]))
     for path in candidates:
         if path.is_file():
             return path
-    raise FirstStageError(f"first_stage.weights={weights}: no such file; looked for {' and '.join(map(str, candidates))}")
+    looked = " and ".join(map(str, candidates))
+    raise FirstStageError(
+        f"first_stage.weights={weights}: no such file (looked for {looked}); give the path of a trained first stage"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,18 @@ class Checkpoints:
         self.ranks = ranks
         self.keep = keep
 
-    def save(self, engines: dict[str, Engine], step: int, images_seen: int, extra: dict[str, Any]) -> float:
-        """Writes the state after `step`. A collective. Returns the seconds that training stood still.
+    def save(
+        self,
+        engines: dict[str, Engine],
+        step: int,
+        images_seen: int,
+        extra: dict[str, Any],
+        before_it_counts: Callable[[float], None] = lambda stall_seconds: None,
+    ) -> None:
+        """Writes the state after `step`. A collective.
 
+        before_it_counts: called when all files are written and before the manifest makes them a checkpoint, with the
+        seconds that training has stood still. What must be on disk whenever the checkpoint is can be written there.
         A failure on any rank (a full disk, say) raises CheckpointError on all of them, and leaves no manifest.
         """
         started = time.monotonic()
@@ -62,12 +72,12 @@ class Checkpoints:
         errors = [error for error, _ in shares if error]
         if errors:
             raise CheckpointError(f"checkpoint {target} could not be written: {'; '.join(errors)}")
+        before_it_counts(time.monotonic() - started)
         if self.ranks.is_main:
             manifest = _assemble([share for _, share in shares], engines, step, images_seen, extra)
             _write_atomically(target / MANIFEST, manifest.to_json())
             self._remove_old()
         self.ranks.barrier()
-        return time.monotonic() - started
 
     def restore_newest(self, engines: dict[str, Engine]) -> Manifest | None:
         """Loads the newest whole checkpoint into the engines; None when there is none. A collective.

@@ -54,6 +54,11 @@ def check_settings(config: DictConfig, world: int) -> None:
     for key, value in _present(config, POSITIVE):
         if not _is_number(value) or value <= 0:
             raise ConfigurationError(key, value, "it must be a number above 0")
+    betas = list(config.optimizer.betas)
+    if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
+        raise ConfigurationError(
+            "optimizer.betas", betas, "Adam takes two numbers from 0 to below 1, such as [0.9,0.999]"
+        )
     _batch_divides(config, world)
 
 
@@ -160,14 +165,16 @@ def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
 
 def _parts_fit(config: DictConfig, latent_channels: int) -> None:
     """What the first stage, the denoiser, the conditioner and the tokenizer hand to one another has one size."""
+    width, length = (OmegaConf.select(config, f"model.conditioner.{name}") for name in ("width", "length"))
     wanted = (
         ("model.unet.in_channels", latent_channels, "the channels of the first stage's latents"),
         ("model.unet.out_channels", latent_channels, "the channels of the first stage's latents"),
-        ("model.unet.context_width", config.model.conditioner.width, "model.conditioner.width"),
-        ("tokenizer.length", config.model.conditioner.length, "model.conditioner.length"),
+        ("model.unet.context_width", width, "model.conditioner.width"),
+        ("tokenizer.length", length, "model.conditioner.length"),
     )
     for key, size, meaning in wanted:
-        if (value := OmegaConf.select(config, key)) != size:
+        value = OmegaConf.select(config, key)
+        if None not in (value, size) and value != size:
             raise ConfigurationError(key, value, f"it must be {size}: {meaning}")
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "conf"
+FLAGS_WITH_A_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--config-path", "-cp", "--config-name", "-cn")
+INTERRUPTED_STATUS = 130  # 128 + SIGINT, as shells have it
 
 
 def command(
@@ -28,22 +32,21 @@ def command(
     Hydra's own flags (--help, --cfg job, ...) work as everywhere. `shown_in_help`: overrides that --help needs to
     show a whole configuration.
     """
-    overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("--")]
+    overrides = _overrides(sys.argv[1:])
     if any(argument in ("--help", "-h") for argument in sys.argv[1:]):
         given = {override.partition("=")[0] for override in overrides}
         sys.argv += [override for override in shown_in_help if override.partition("=")[0] not in given]
     else:
-        try:
-            with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-                compose(config_name, overrides=overrides)
-        except (HydraException, OmegaConfBaseException) as error:
-            fail(_explain(error, config_name, overrides))
+        _check_overrides(config_name, overrides)
 
     def run_or_fail(config: DictConfig) -> None:
         try:
             run(config)
         except user_errors as error:
             fail(str(error))
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(INTERRUPTED_STATUS) from None
 
     hydra.main(str(CONFIG_FOLDER), config_name, version_base="1.3")(run_or_fail)()
 
@@ -54,40 +57,111 @@ def fail(message: str) -> None:
     raise SystemExit(2)
 
 
+def _overrides(arguments: list[str]) -> list[str]:
+    """The arguments that aren't Hydra's flags or their values."""
+    before = ["", *arguments]
+    return [
+        argument
+        for argument, previous in zip(arguments, before, strict=False)
+        if not argument.startswith("-") and ("=" in argument or previous not in FLAGS_WITH_A_VALUE)
+    ]
+
+
+def _check_overrides(config_name: str, overrides: list[str]) -> None:
+    """Ends the process when an override can't be read, is of no setting, or isn't of the setting's type."""
+    for override in overrides:
+        try:
+            OverridesParser.create().parse_overrides([override])
+        except HydraException as error:
+            reason = (
+                str(error.__cause__ or error)
+                .removeprefix(f"Error parsing override '{override}'")
+                .strip()
+                .splitlines()[0]
+            )
+            fail(
+                f"{override}: can't be read as key=value ({reason}); a value with braces, brackets, commas or spaces "
+                "needs quotes of its own: 'key=\"value\"'"
+            )
+    try:
+        config = _composed(config_name, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(_explain(error, config_name, overrides))
+    plain = _composed(config_name, [override for override in overrides if _chooses_a_file(override)])
+    defaults, values = (dict(_dotted(OmegaConf.to_container(c, resolve=False), "")) for c in (plain, config))
+    last = {key: text for key, _, text in (override.partition("=") for override in overrides)}
+    for key, text in last.items():
+        if key in defaults and (wanted := _wrong_type(defaults[key], values.get(key))):
+            fail(f"{key}={text}: it must be {wanted}")
+
+
+def _composed(config_name: str, overrides: list[str]) -> DictConfig:
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        return compose(config_name, overrides=overrides)
+
+
+def _chooses_a_file(override: str) -> bool:
+    return (CONFIG_FOLDER / override.lstrip("+~").partition("=")[0]).is_dir()
+
+
+def _wrong_type(default: object, value: object) -> str | None:
+    """What the value of a setting must be, going by its default, when it is something else."""
+    if default is None or value is None or default == "???":
+        return None
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    if isinstance(default, int):
+        return None if isinstance(value, int) and not isinstance(value, bool) else f"a whole number, such as {default}"
+    if isinstance(default, float):
+        right = isinstance(value, int | float) and not isinstance(value, bool)
+        return None if right else f"a number, such as {default}"
+    if isinstance(default, list):
+        if not isinstance(value, list):
+            return f"a list, such as {default}"
+        wrong = default and any(_wrong_type(default[0], item) for item in value)
+        return f"a list like {default}" if wrong else None
+    if isinstance(default, dict):
+        return None if isinstance(value, dict) else f"settings by name: {', '.join(map(str, default))}"
+    return "text" if isinstance(value, dict) else None
+
+
 def _explain(error: Exception, config_name: str, overrides: list[str]) -> str:
     """Hydra's message in one line, with the override at fault and the nearest keys or choices."""
     text = " ".join(str(error).split())
+    if missing := re.match(r"You must specify '(\w+)'", text):
+        return f"{missing[1]}=???: it has no value; choose one of {', '.join(_choices(missing[1]))}"
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        folder = CONFIG_FOLDER / key
-        if folder.is_dir() and not (folder / f"{value}.yaml").exists():
-            choices = sorted(path.stem for path in folder.glob("*.yaml"))
+        if _chooses_a_file(override) and value not in _choices(key):
+            choices = _choices(key)
             return (
                 f"{key}={value}: there is no such {key}; choose one of {', '.join(choices)}{_nearest(value, choices)}"
             )
     keys = _all_keys(config_name, overrides)
     for override in overrides:
         key, _, value = override.partition("=")
-        if not key.startswith(("+", "~")) and keys and key not in keys and not (CONFIG_FOLDER / key).is_dir():
+        if not key.startswith(("+", "~")) and keys and key not in keys and not _chooses_a_file(override):
             return f"{key}={value}: there is no such setting{_nearest(key, keys)}; see `--cfg job` for all of them"
     return text
 
 
+def _choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIG_FOLDER / group).glob("*.yaml"))
+
+
 def _all_keys(config_name: str, overrides: Iterable[str]) -> list[str]:
     """Every dotted key of the configuration that the overrides choosing files lead to."""
-    choosing = [o for o in overrides if (CONFIG_FOLDER / o.partition("=")[0]).is_dir()]
     try:
-        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-            config = compose(config_name, overrides=choosing)
+        config = _composed(config_name, [override for override in overrides if _chooses_a_file(override)])
     except (HydraException, OmegaConfBaseException):
         return []
-    return list(_dotted(OmegaConf.to_container(config, resolve=False), ""))
+    return [key for key, _ in _dotted(OmegaConf.to_container(config, resolve=False), "")]
 
 
-def _dotted(node: object, prefix: str) -> Iterable[str]:
+def _dotted(node: object, prefix: str) -> Iterable[tuple[str, object]]:
     if isinstance(node, dict):
         for key, value in node.items():
-            yield f"{prefix}{key}"
+            yield f"{prefix}{key}", value
             yield from _dotted(value, f"{prefix}{key}.")
 
 

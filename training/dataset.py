@@ -14,11 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from data.batch import Batch
 from data.errors import DataError
-from data.index import Index
+from data.index import Index, indexed_samples
 from data.loader import Loader
 from data.prepare import prepare
 from data.store import EmbeddedStore
 from data.stream import Storage
+from training.components import component
 
 
 @contextlib.contextmanager
@@ -40,23 +41,45 @@ def make_ready(config: DictConfig) -> None:
 
     Raises DataError when the store, the credentials, the bucket or the shards aren't right.
     """
-    storage: Storage = instantiate(config.data.storage)
+    storage: Storage = component(config, "data.storage")
     if config.data.prepare is not None:
-        source = instantiate(config.data.prepare)
+        with _about("data.url", config.data.url):
+            storage.check_writable_place(config.data.url)
+        source = component(config, "data.prepare")
         manifest = prepare(source, config.data.url, storage, config.data.samples_per_shard)
         # The report names the pictures' authors and licence.
         (Path(config.run.folder) / "attribution.txt").write_text(manifest["attribution"] + "\n")
-    storage.check(config.data.train)
+    for key in ("data.train", "data.held_out"):
+        urls = _urls(config, key)
+        with _about(key, urls):
+            storage.check(urls)
+    samples = indexed_samples(_urls(config, "data.train"), storage)
+    if samples is not None:
+        check_enough(samples, config)
+
+
+@contextlib.contextmanager
+def _about(key: str, value: object) -> Iterator[None]:
+    """Puts the setting at fault before an error of the data package, which knows no settings."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{key}={value}: {error}") from error
+
+
+def check_enough(samples: int, config: DictConfig) -> None:
+    """Raises DataError when there are fewer samples to train on than a step takes."""
+    if samples < config.batch.global_size:
+        raise DataError(
+            f"batch.global_size={config.batch.global_size}: a step takes more samples than the {samples} of "
+            f"data.train={config.data.train}; name more shards or take a smaller batch"
+        )
 
 
 def training_index(config: DictConfig, storage: Storage) -> Index:
     """Where every training sample lies. Raises DataError when there are fewer than a step takes."""
     index = Index.load(_urls(config, "data.train"), storage)
-    if len(index) < config.batch.global_size:
-        raise DataError(
-            f"data.train={config.data.train}: {len(index)} samples are fewer than batch.global_size="
-            f"{config.batch.global_size}; name more shards or take a smaller batch"
-        )
+    check_enough(len(index), config)
     return index
 
 
@@ -81,6 +104,10 @@ def held_out_samples(config: DictConfig, storage: Storage) -> Batch:
     with contextlib.closing(loader.batches()) as batches:
         # A bad sample is replaced by another one, which is in the split anyway: keep the good ones alone.
         good = [batch for batch in itertools.islice(batches, len(index)) if not batch.faults]
+    if not good:
+        raise DataError(
+            f"data.held_out={config.data.held_out}: none of its {len(index)} samples is good; mend the shards"
+        )
     return Batch(
         images=torch.cat([batch.images for batch in good]),
         tokens=torch.cat([batch.tokens for batch in good]),

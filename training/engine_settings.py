@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from training.errors import ConfigurationError
+
 PRECISIONS = ("fp32", "bf16", "fp16")
 STAGES = (0, 1, 2, 3)
 
@@ -29,9 +31,10 @@ class EngineSettings:
         if self.precision not in PRECISIONS:
             raise ValueError(f"engine.precision is '{self.precision}'; choose one of {PRECISIONS}")
         if self.zero_stage == 0 and self.precision != "fp32":
-            raise ValueError(
-                f"engine.precision is '{self.precision}' with engine.zero_stage=0, which keeps no fp32 master "
-                "weights; choose engine.zero_stage=1, 2 or 3"
+            raise ConfigurationError(
+                "engine.precision",
+                self.precision,
+                "engine.zero_stage=0 keeps no fp32 master weights; choose engine=zero1, zero2 or zero3, or fp32",
             )
 
     def deepspeed_config(self, micro_batch: int, accumulation: int, world: int) -> dict[str, Any]:

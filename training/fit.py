@@ -77,6 +77,9 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
                 ranks,
                 stop,
             )
+        if ranks.is_main and state.bad_samples:
+            counts = ", ".join(f"{count} {reason}" for reason, count in sorted(state.bad_samples.items()))
+            log.warning("bad samples replaced so far: %s", counts)
         if finished:
             finish(monitor, folder, state.step, ranks)
     finally:

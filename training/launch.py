@@ -166,7 +166,9 @@ def explain(failures: Collection[ProcessFailure]) -> int:
         reason = f"was ended by {first.signal_name()}{' (out of memory?)' if first.exitcode == -signal.SIGKILL else ''}"
     else:
         reason = f"ended with status {first.exitcode} without a word"
-    print(f"error: rank {first.local_rank} {reason}; the same command goes on from the newest checkpoint", file=sys.stderr)
+    print(
+        f"error: rank {first.local_rank} {reason}; the same command goes on from the newest checkpoint", file=sys.stderr
+    )
     return 128 - first.exitcode if first.exitcode < 0 else first.exitcode
 
 

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -81,19 +82,24 @@ def fit(
             row["train/gradient_norm"] = norm
         row |= {f"data/bad/{reason}": count for reason, count in state.bad_samples.items()}
         row |= monitor.look(state.step)
-        saving = stopping or state.step == steps or state.step % checkpoint_every == 0
-        if saving:
-            tracker.flush()
-            row["checkpoint/stall_seconds"] = checkpoints.save(
-                task.engines, state.step, state.images_seen, task.extra_state() | {"bad_samples": state.bad_samples}
-            )
-        tracker.log(state.step, row)
+        if stopping or state.step == steps or state.step % checkpoint_every == 0:
+            extra = task.extra_state() | {"bad_samples": state.bad_samples}
+            log_row = partial(log_with_stall, tracker, state.step, row)
+            checkpoints.save(task.engines, state.step, state.images_seen, extra, before_it_counts=log_row)
+        else:
+            tracker.log(state.step, row)
         progress.advance(loss, row)
         if stopping and state.step < steps:
             progress.close(f"stopped by {stop.received.name if stop.received else 'another rank'}")
             return False
     progress.close("done")
     return True
+
+
+def log_with_stall(tracker: Tracker, step: int, row: dict[str, float], stall_seconds: float) -> None:
+    """Brings every row up to this step's to the disk, so that a run that goes on from its checkpoint misses none."""
+    tracker.log(step, row | {"checkpoint/stall_seconds": stall_seconds})
+    tracker.flush()
 
 
 @dataclass

@@ -30,7 +30,8 @@ class Tracker:
         if not is_main:
             return
         path = folder / "metrics.jsonl"
-        _cut_after(path, resume_step)
+        # A run without a checkpoint begins anew: the line of step 0 of the attempt before goes too.
+        _cut_after(path, resume_step or -1)
         self._file = path.open("a")
         if mode == "auto":
             mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"

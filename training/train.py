@@ -131,12 +131,21 @@ def _data_of_main_rank(config: DictConfig, ranks: Distributed):  # type: ignore[
     from training.dataset import make_ready, store_of
 
     with contextlib.ExitStack() as stack:
-        environment: dict[str, str] = {}
+        environment: dict[str, str] | None = {}
+        error: Exception | None = None
         if ranks.is_main:
-            stack.enter_context(launch.hold_run_folder(Path(config.run.folder)))
-            environment = stack.enter_context(store_of(config))
-            make_ready(config)
-        os.environ.update(ranks.broadcast_object(environment))
+            try:
+                stack.enter_context(launch.hold_run_folder(Path(config.run.folder)))
+                environment = stack.enter_context(store_of(config))
+                make_ready(config)
+            except Exception as failure:
+                error, environment = failure, None
+        environment = ranks.broadcast_object(environment)
+        if error is not None:
+            raise error
+        if environment is None:  # the main rank tells why
+            raise SystemExit(2)
+        os.environ.update(environment)
         yield
         ranks.barrier()
 

