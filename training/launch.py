@@ -15,7 +15,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -63,8 +63,8 @@ def start_ranks(config: DictConfig, overrides: list[str], ranks: int, environmen
     SIGINT, SIGTERM and SIGUSR1 are passed to the ranks, which finish their step, save and leave; a second one ends
     them at once. When a rank fails the others are ended too, and the error that came first is printed, alone.
     """
-    # It takes over signals when it starts, SIGHUP among them, which nohup wants ignored.
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM"
+    # It would raise an error at these from the moment of the start, at SIGHUP too, which nohup wants ignored.
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "none"
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
 
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
@@ -77,20 +77,21 @@ def start_ranks(config: DictConfig, overrides: list[str], ranks: int, environmen
         RANK_MARK: str(os.getpid()),
     }
     with tempfile.TemporaryDirectory(prefix="ldm-ranks-") as errors, _handlers_restored():
-        processes = start_processes(
+        requests = _Requests()
+        requests.processes = start_processes(
             name="rank",
             entrypoint=sys.executable,
             args={rank: ("-m", "training.train", *overrides) for rank in range(ranks)},
             envs={rank: environment | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)},
             logs_specs=DefaultLogsSpecs(log_dir=errors),
         )
-        requests = _Requests(processes)
-        result = processes.wait(period=POLL_SECONDS)
+        requests.pass_on_early_ones()
+        result = requests.processes.wait(period=POLL_SECONDS)
     assert result is not None
     failures = result.failures.values()
     if requests.forced is not None:
         return 128 + requests.forced
-    if any(failure.exitcode in (-number, 128 + number) for failure in failures for number in requests.passed_on):
+    if requests.first is not None and any(f.exitcode in (-requests.first, 128 + requests.first) for f in failures):
         print("stopped before a first step: there was nothing to save", file=sys.stderr)
         return STOPPED_STATUS
     return explain(failures) if failures else 0
@@ -100,31 +101,36 @@ def start_ranks(config: DictConfig, overrides: list[str], ranks: int, environmen
 class _Requests:
     """Passes the first request to stop to the ranks; one that comes later ends them, and their workers, at once."""
 
-    processes: PContext
-    passed_on: list[int] = field(default_factory=list)
+    processes: PContext | None = None
+    first: int | None = None
     forced: int | None = None
 
     def __post_init__(self) -> None:
-        self._first = 0.0
+        self._time = 0.0
         for number in STOP_SIGNALS:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.passed_on and now - self._first < SAME_REQUEST_SECONDS:
-            return
-        ranks = set(self.processes.pids().values())
-        for child in psutil.Process().children():
-            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-                if child.pid in ranks and self.passed_on:
-                    os.killpg(child.pid, signal.SIGKILL)
-                elif child.pid in ranks:
-                    child.send_signal(number)
-        if self.passed_on:
+        if self.first is None:
+            self.first, self._time = number, now
+            for rank in self._ranks():
+                rank.send_signal(number)
+        elif now - self._time > SAME_REQUEST_SECONDS:
             self.forced = number
-        else:
-            self.passed_on.append(number)
-            self._first = now
+            for rank in self._ranks():
+                os.killpg(rank.pid, signal.SIGKILL)
+
+    def pass_on_early_ones(self) -> None:
+        """To be called when `processes` is set: what came while they were being started reached none or some."""
+        if self.first is not None:
+            for rank in self._ranks():
+                rank.send_signal(self.first)
+
+    def _ranks(self) -> list[psutil.Process]:
+        """Those that weren't waited for yet: until then their numbers belong to nobody else."""
+        pids = set(self.processes.pids().values()) if self.processes else set()
+        return [child for child in psutil.Process().children() if child.pid in pids]
 
 
 @contextlib.contextmanager

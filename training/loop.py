@@ -83,7 +83,7 @@ def fit(
         row |= {f"data/bad/{reason}": count for reason, count in state.bad_samples.items()}
         row |= monitor.look(state.step)
         if stopping or state.step == steps or state.step % checkpoint_every == 0:
-            extra = task.extra_state() | {"bad_samples": state.bad_samples}
+            extra = task.extra_state() | {"bad_samples": dict(state.bad_samples)}
             log_row = partial(log_with_stall, tracker, state.step, row)
             checkpoints.save(task.engines, state.step, state.images_seen, extra, before_it_counts=log_row)
         else:

