@@ -64,9 +64,7 @@ class Loader:
         batches_ahead: int = 2,
     ) -> None:
         if micro_batch < 1 or world < 1 or not 0 <= rank < world:
-            raise DataError(
-                f"micro_batch={micro_batch} and world={world} must be at least 1, rank={rank} below world"
-            )
+            raise DataError(f"micro_batch={micro_batch} and world={world} must be at least 1, rank={rank} below world")
         if global_batch < 1 or global_batch % (micro_batch * world):
             raise DataError(
                 f"global_batch={global_batch} is no multiple of micro_batch x world = {micro_batch} x {world}"
@@ -83,9 +81,7 @@ class Loader:
         self.batches_ahead = batches_ahead
         self.samples_per_epoch = len(index)
         order = Order(index.shard_sizes, seed, group_shards, jitter_samples)
-        self._samples = Samples(
-            index, storage, order, seed, image_size, tokenize, flip, smallest_side, max_pixels
-        )
+        self._samples = Samples(index, storage, order, seed, image_size, tokenize, flip, smallest_side, max_pixels)
 
     @property
     def accumulation(self) -> int:

@@ -61,9 +61,7 @@ def read_headers(file: IO[bytes], size: int, name: str, checksums: bool = False)
                 _add(entries, info.name, Member(info.offset_data, info.size, crc32))
     except (tarfile.TarError, EOFError) as error:
         if not entries:
-            raise DataError(
-                f"{name} is no readable tar file: {error}. Write it again, or leave it out"
-            ) from error
+            raise DataError(f"{name} is no readable tar file: {error}. Write it again, or leave it out") from error
     file.seek(end)
     following = file.read(_BLOCK)
     # tarfile takes a damaged header for the end of the archive: samples behind it would vanish silently
@@ -115,9 +113,7 @@ def from_sidecar(data: bytes, name: str) -> list[Entry]:
         for position, fault in content["faults"].items():
             entries[int(position)].fault = fault
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise DataError(
-            f"{name} is no offsets file: {error!r}. Remove it, or prepare the shards again"
-        ) from error
+        raise DataError(f"{name} is no offsets file: {error!r}. Remove it, or prepare the shards again") from error
     return entries
 
 

@@ -45,9 +45,7 @@ class Order:
     ) -> None:
         self.sizes = np.asarray(shard_sizes, dtype=np.int64)
         if self.sizes.ndim != 1 or not self.sizes.size or self.sizes.min() < 0 or not self.sizes.sum():
-            raise ValueError(
-                f"shard_sizes={list(shard_sizes)!r} holds no sample: give at least one shard with one"
-            )
+            raise ValueError(f"shard_sizes={list(shard_sizes)!r} holds no sample: give at least one shard with one")
         if group_shards < 1:
             raise ValueError(f"group_shards={group_shards} must be at least 1")
         if jitter_samples < 0:
@@ -78,9 +76,7 @@ class Order:
         if epoch not in self._epochs:
             raw = keyed_raw((self.seed, epoch), (0, _SHARDS), len(self.sizes))
             shards = np.argsort(raw, kind="stable").astype(np.int64)
-            ends = np.cumsum(
-                np.add.reduceat(self.sizes[shards], np.arange(0, len(shards), self.group_shards))
-            )
+            ends = np.cumsum(np.add.reduceat(self.sizes[shards], np.arange(0, len(shards), self.group_shards)))
             self._epochs[epoch] = (shards, ends)
             while len(self._epochs) > 2:
                 self._epochs.popitem(last=False)

@@ -39,10 +39,7 @@ def prepare(source: Source, url: str, storage: Storage, samples_per_shard: int =
     }
     if storage.exists(manifest_url):
         return _existing(manifest_url, wanted, storage)
-    splits = {
-        name: _Split(name, join(url, name), storage, samples_per_shard, source)
-        for name in ("train", "heldout")
-    }
+    splits = {name: _Split(name, join(url, name), storage, samples_per_shard, source) for name in ("train", "heldout")}
     _write_samples(source, splits)
     for split in splits.values():
         split.finish()
@@ -60,9 +57,7 @@ def _existing(manifest_url: str, wanted: Mapping[str, object], storage: Storage)
     try:
         found: dict[str, Any] = json.loads(storage.read(manifest_url))
     except ValueError as error:
-        raise DataError(
-            f"{manifest_url} is no manifest: {error}. Choose another url, or remove it"
-        ) from error
+        raise DataError(f"{manifest_url} is no manifest: {error}. Choose another url, or remove it") from error
     for key, value in wanted.items():
         if found.get(key) != value:
             raise DataError(
@@ -104,9 +99,7 @@ class _Split:
 
     def add(self, sample: Sample) -> None:
         if not sample.key or any(character in sample.key for character in "./\\"):
-            raise DataError(
-                f"key={sample.key!r} of {self.source.name} must be a file name without dots and slashes"
-            )
+            raise DataError(f"key={sample.key!r} of {self.source.name} must be a file name without dots and slashes")
         self._waiting.append(sample)
         if len(self._waiting) == self.samples_per_shard:
             self._write()

@@ -59,9 +59,7 @@ class Samples(Dataset[Batch]):
             return error
 
     def _batch(self, numbers: Sequence[int]) -> Batch:
-        self.storage.prefetch(
-            (url, *_span(entry)) for url, entry in map(self._entry_at, numbers) if entry.members
-        )
+        self.storage.prefetch((url, *_span(entry)) for url, entry in map(self._entry_at, numbers) if entry.members)
         faults: list[Fault] = []
         samples = [self._sample(number, faults) for number in numbers]
         captions = [caption for _, caption in samples]

@@ -100,9 +100,7 @@ class EmbeddedStore:
                 self._stop()
                 if attempt == _STARTS:
                     tail = self._log.read_text(errors="replace")[-2000:]
-                    raise DataError(
-                        f"the store of {self.folder} did not come up; its log {self._log} ends:\n{tail}"
-                    )
+                    raise DataError(f"the store of {self.folder} did not come up; its log {self._log} ends:\n{tail}")
             self._create_bucket()
         except BaseException:
             self.__exit__(None, None, None)
@@ -130,9 +128,7 @@ class EmbeddedStore:
         except OSError as error:
             os.close(self._lock)
             self._lock = None
-            raise DataError(
-                f"another process serves {self.folder}: stop it or choose another folder"
-            ) from error
+            raise DataError(f"another process serves {self.folder}: stop it or choose another folder") from error
 
     def _start(self, program: str) -> None:
         self._ports = dict(zip(_PORTS, _free_ports(self.host, len(_PORTS)), strict=True))

@@ -29,9 +29,7 @@ class BertTokenizer:
         ids = {token: number for number, token in enumerate(lines) if token}
         missing = [token for token in ("[CLS]", "[SEP]", "[PAD]", "[UNK]") if token not in ids]
         if missing:
-            raise DataError(
-                f"vocabulary {vocabulary} lacks {', '.join(missing)}: use an uncased BERT vocabulary"
-            )
+            raise DataError(f"vocabulary {vocabulary} lacks {', '.join(missing)}: use an uncased BERT vocabulary")
         self.length = length
         self.vocabulary_size = len(ids)
         tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))

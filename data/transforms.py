@@ -92,17 +92,13 @@ def fit(
         top, left = (scaled[1] - size) / 2 / scale, (scaled[0] - size) / 2 / scale
         box = (left, top, left + size / scale, top + size / scale)
         whole = Image.fromarray(image)
-        image = np.asarray(
-            whole.resize((size, size), Image.Resampling.LANCZOS, box=_within(box, width, height))
-        )
+        image = np.asarray(whole.resize((size, size), Image.Resampling.LANCZOS, box=_within(box, width, height)))
     if flip and generator.random() < 0.5:
         image = image[:, ::-1]
     return np.ascontiguousarray(image)
 
 
-def _within(
-    box: tuple[float, float, float, float], width: int, height: int
-) -> tuple[float, float, float, float]:
+def _within(box: tuple[float, float, float, float], width: int, height: int) -> tuple[float, float, float, float]:
     left, top, right, bottom = box
     return max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)
 
@@ -123,9 +119,7 @@ def choose_caption(members: dict[str, bytes], generator: np.random.Generator) ->
     except (ValueError, RecursionError) as error:
         raise BadSample("undecodable", f"json: {error}") from error
     several = details.get("captions")
-    choices = (
-        [c.strip() for c in several if isinstance(c, str) and c.strip()] if isinstance(several, list) else []
-    )
+    choices = [c.strip() for c in several if isinstance(c, str) and c.strip()] if isinstance(several, list) else []
     if choices:
         return choices[int(generator.integers(len(choices)))]
     caption = text.strip() or str(details.get("caption") or "").strip()

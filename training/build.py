@@ -35,6 +35,7 @@ def build_task(config: DictConfig, ranks: Distributed) -> Task:
             instantiate(config.tokenizer)([""])[0],
             accumulation,
             config.task.caption_dropout,
+            config.task.min_snr_gamma,
             config.run.seed,
         )
     module = modules["model"]

@@ -114,7 +114,7 @@ def run_rank(config: DictConfig) -> None:
     if of_launcher:
         launch.die_with_parent()
     else:
-        check(config, int(os.environ["WORLD_SIZE"]))
+        _check_once(config)
     ranks = initialise()
     with contextlib.nullcontext() if of_launcher else _data_of_main_rank(config, ranks):
         finished = train_and_report(config, ranks)
@@ -122,6 +122,16 @@ def run_rank(config: DictConfig) -> None:
     shut_down()
     if not finished and not of_launcher:
         raise SystemExit(STOPPED_STATUS)
+
+
+def _check_once(config: DictConfig) -> None:
+    """Checks on every rank, so that all of them leave, and lets the main rank tell what is wrong with a setting."""
+    try:
+        check(config, int(os.environ["WORLD_SIZE"]))
+    except ConfigurationError:
+        if os.environ["RANK"] == "0":
+            raise
+        raise SystemExit(2) from None
 
 
 @contextlib.contextmanager

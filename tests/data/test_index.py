@@ -94,9 +94,7 @@ def test_sidecar_round_trip() -> None:
             from_sidecar(broken, "side.json")
 
 
-def test_headers_are_read_where_there_is_no_index(
-    shards: Callable[..., str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_headers_are_read_where_there_is_no_index(shards: Callable[..., str], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     folder = shards(3, 2)
     index = Index.load(folder, Storage())
@@ -146,9 +144,7 @@ def test_nothing_there(tmp_path: Path) -> None:
         Index.load(str(tmp_path), Storage())
 
 
-def test_fingerprint_follows_the_content_and_not_the_place(
-    shards: Callable[..., str], store: EmbeddedStore
-) -> None:
+def test_fingerprint_follows_the_content_and_not_the_place(shards: Callable[..., str], store: EmbeddedStore) -> None:
     folder = shards(3, 2)
     storage = Storage()
     for name in ("00000.tar", "00001.tar"):

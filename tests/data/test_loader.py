@@ -157,15 +157,11 @@ BAD: dict[str, dict[str, bytes]] = {
 
 def write_shard(folder: Path, name: str, samples: list[dict[str, bytes]]) -> None:
     folder.mkdir(exist_ok=True)
-    members = {
-        f"{n:03d}.{kind}": content for n, sample in enumerate(samples) for kind, content in sample.items()
-    }
+    members = {f"{n:03d}.{kind}": content for n, sample in enumerate(samples) for kind, content in sample.items()}
     (folder / name).write_bytes(make_tar(members))
 
 
-@pytest.mark.parametrize(
-    ("reason", "workers"), [*((reason, 0) for reason in BAD), ("animated", 0), ("undecodable", 1)]
-)
+@pytest.mark.parametrize(("reason", "workers"), [*((reason, 0) for reason in BAD), ("animated", 0), ("undecodable", 1)])
 def test_a_bad_sample_is_replaced_and_reported(
     tmp_path: Path, reason: str, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -244,17 +240,13 @@ def test_a_corrupted_byte_is_noticed_and_a_passing_one_mended(tmp_path: Path) ->
     assert rows(take(make_loader(f"{tmp_path}/train", Corrupting()), 8)) == rows(clean)
     assert Corrupting.remaining == 0
     Corrupting.remaining = 2  # the second reading is damaged too
-    faults = [
-        fault for batch in take(make_loader(f"{tmp_path}/train", Corrupting()), 8) for fault in batch.faults
-    ]
+    faults = [fault for batch in take(make_loader(f"{tmp_path}/train", Corrupting()), 8) for fault in batch.faults]
     assert {fault.reason for fault in faults} == {"corrupt"}
 
 
 def test_too_many_bad_samples_are_an_error(tmp_path: Path) -> None:
     write_shard(tmp_path / "x", "0.tar", [GOOD, GOOD, BAD["undecodable"], GOOD])
-    with pytest.raises(
-        DataError, match=r"of 64 samples are bad \(\{'undecodable': \d+\}\), above max_bad_share=0.1"
-    ):
+    with pytest.raises(DataError, match=r"of 64 samples are bad \(\{'undecodable': \d+\}\), above max_bad_share=0.1"):
         take(make_loader(str(tmp_path / "x"), workers=1), 100)
     write_shard(tmp_path / "y", "0.tar", [BAD["undecodable"]])
     for workers in (0, 1):

@@ -54,9 +54,7 @@ def test_the_server_ends_with_its_parent(tmp_path: Path, number: signal.Signals)
         f"with EmbeddedStore(Path({str(tmp_path / 'store')!r})) as store:\n"
         "    print('up', flush=True); time.sleep(60)\n"
     )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=os.getcwd()
-    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=os.getcwd())
     assert parent.stdout is not None and parent.stdout.readline() == "up\n"
     [server] = psutil.Process(parent.pid).children()
     os.kill(parent.pid, number)

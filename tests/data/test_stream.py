@@ -88,9 +88,7 @@ def test_failures_are_ridden_out(flaky: Callable[..., Flaky]) -> None:
 
 def test_the_last_error_names_url_error_and_attempts(flaky: Callable[..., Flaky]) -> None:
     flaky(100, OSError("503 Slow Down"))
-    with pytest.raises(
-        DataError, match=r"x://a: OSError: 503 Slow Down; gave up after 3 attempts in .* s\. Check"
-    ):
+    with pytest.raises(DataError, match=r"x://a: OSError: 503 Slow Down; gave up after 3 attempts in .* s\. Check"):
         Storage(retries=2).read("x://a")
     with pytest.raises(DataError, match="gave up after 3 attempts"):
         Storage(retries=2, block_bytes=10, cache_bytes=100).prefetch([("x://a", 0, 30), ("x://b", 0, 3)])
@@ -119,9 +117,7 @@ def test_expand(tmp_path: Path) -> None:
     expand, folder = Storage().expand, str(tmp_path)
     assert expand(f"{folder}/x{{01..03}}.tar") == [f"{folder}/x0{n}.tar" for n in (1, 2, 3)]
     assert expand(f"{folder}/a*.tar") == [f"{folder}/a1.tar", f"{folder}/a2.tar"]
-    assert expand([f"{folder}/b?.tar", f"{folder}/{{a1,a2}}.tar"]) == [
-        f"{folder}/{n}.tar" for n in ("b1", "a1", "a2")
-    ]
+    assert expand([f"{folder}/b?.tar", f"{folder}/{{a1,a2}}.tar"]) == [f"{folder}/{n}.tar" for n in ("b1", "a1", "a2")]
     assert expand(folder) == [f"{folder}/{name}.tar" for name in ("a1", "a2", "b1")]
     assert expand(f"{folder}/none") == []
 
@@ -226,7 +222,5 @@ class TestCheck:
 
 def test_light_modules_leave_torch_out() -> None:
     names = "errors store stream index offsets order prepare transforms sources.openmoji sources.coco"
-    program = (
-        f"import sys; [__import__('data.' + n) for n in {names!r}.split()]; sys.exit('torch' in sys.modules)"
-    )
+    program = f"import sys; [__import__('data.' + n) for n in {names!r}.split()]; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

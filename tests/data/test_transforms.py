@@ -70,9 +70,7 @@ def test_too_many_pixels_are_refused_by_the_header_alone() -> None:
 
 
 def test_truncated_and_undecodable() -> None:
-    photo = encode(
-        Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)), "JPEG"
-    )
+    photo = encode(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)), "JPEG")
     for data, reason in [
         (photo[: len(photo) // 2], "truncated"),
         (b"no image", "undecodable"),

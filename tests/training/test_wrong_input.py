@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,11 +15,12 @@ from typing import NoReturn
 import psutil
 import pytest
 import torch
+from omegaconf import DictConfig
 
 from data.prepare import prepare
 from data.store import EmbeddedStore
 from data.stream import Storage
-from tests.conftest import Squares, finish, ldm
+from tests.conftest import PROJECT, Squares, finish, ldm
 from tests.training.runs import composed
 from training import cli, launch
 from training.checkpoint_files import EngineEntry, Manifest, ParameterEntry, folder_name
@@ -134,8 +136,13 @@ def check(message: str, says: str, remedy: str) -> None:
 
 
 def test_right_input_starts_ranks(base: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    started = []
-    monkeypatch.setattr(launch, "start_ranks", lambda config, overrides, ranks, environment: started.append(ranks) or 7)
+    started: list[int] = []
+
+    def start_ranks(config: DictConfig, overrides: list[str], ranks: int, environment: dict[str, str]) -> int:
+        started.append(ranks)
+        return 7
+
+    monkeypatch.setattr(launch, "start_ranks", start_ranks)
     monkeypatch.setattr(sys, "argv", ["ldm", "train", *base])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -224,6 +231,21 @@ def test_a_rank_of_a_cluster_checks_before_it_joins(
     for name, value in place.items():
         monkeypatch.setenv(name, value)
     check(refused(base), "batch.global_size=8", "3 ranks x batch.micro_size=4")
+
+
+def test_of_a_cluster_s_ranks_one_tells(base: list[str], tmp_path: Path) -> None:
+    """Under torch's own launcher, whose report on its ranks' ends comes besides."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "training.train"]
+    for overrides, says in (
+        (["batch.global_size=9"], "batch.global_size=9"),
+        (["data.train=/no/x"], "data.train=/no/x"),
+    ):
+        command = [*torchrun, *base, *overrides]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=180)
+        assert done.returncode != 0
+        [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert line.startswith(f"error: {says}: ")
+        assert "training/" not in done.stderr, "a rank printed a traceback"
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 
 from data.batch import Batch
 from models.latent_diffusion import FirstStage
-from models.objective import epsilon_loss
+from models.objective import epsilon_loss, min_snr_weight
 from models.schedule import NoiseSchedule
 from training import noise
 from training.engine import Engine
@@ -19,7 +19,7 @@ class DiffusionTask:
     """Trains a LatentDiffusion module behind `engine` on latents of a frozen first stage.
 
     unconditional_tokens: int64 [L], the tokens of the empty caption, which replace a sample's own with probability
-    `caption_dropout` (classifier-free guidance needs it). Every random number is keyed by (seed, sample number).
+    `caption_dropout` (classifier-free guidance needs it). `min_snr_gamma`: weigh timesteps by min-SNR. Every random number is keyed by (seed, sample number).
     """
 
     def __init__(
@@ -30,6 +30,7 @@ class DiffusionTask:
         unconditional_tokens: torch.Tensor,
         accumulation: int,
         caption_dropout: float,
+        min_snr_gamma: float | None,
         seed: int,
     ) -> None:
         self.engines = {"model": engine}
@@ -39,6 +40,7 @@ class DiffusionTask:
         self.unconditional_tokens = unconditional_tokens
         self.accumulation = accumulation
         self.caption_dropout = caption_dropout
+        self.min_snr_gamma = min_snr_gamma
         self.seed = seed
 
     def train_step(self, micro_batches: Iterator[Batch], step: int, learning_rate: float) -> dict[str, torch.Tensor]:
@@ -52,7 +54,7 @@ class DiffusionTask:
         return {"loss": total / self.accumulation}
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        """Mean of E[‖ε − ε_θ(z_t, t, τ_θ(y))‖²] over the micro-batch (LDM Eq. 3)."""
+        """Mean of ‖ε − ε_θ(z_t, t, τ_θ(y))‖² over the micro-batch, weighed (LDM Eq. 3)."""
         device = self.engine.device
         numbers = batch.numbers.tolist()
         z_0 = self.encode(batch.images.to(device), numbers)  # [B, C, h, w]
@@ -61,7 +63,14 @@ class DiffusionTask:
         z_t = self.schedule.add_noise(z_0, eps, t)
         tokens = self.drop_captions(batch.tokens, numbers).to(device)
         prediction = self.engine(z_t.to(self.engine.dtype), t, tokens)
-        return epsilon_loss(prediction.float(), eps).mean()
+        return self.weighted(epsilon_loss(prediction, eps), t).mean()
+
+    def weighted(self, losses: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Each sample's loss [B] with its timestep's weight: 1 (LDM Eq. 2), or min-SNR where a gamma is set."""
+        if self.min_snr_gamma is None:
+            return losses
+        alpha_bar = self.schedule.alpha_bar[t.cpu()]
+        return losses * min_snr_weight(alpha_bar, self.min_snr_gamma).to(losses)
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor, numbers: list[int]) -> torch.Tensor:
