@@ -19,7 +19,8 @@ class DiffusionTask:
     """Trains a LatentDiffusion module behind `engine` on latents of a frozen first stage.
 
     unconditional_tokens: int64 [L], the tokens of the empty caption, which replace a sample's own with probability
-    `caption_dropout` (classifier-free guidance needs it). `min_snr_gamma`: weigh timesteps by min-SNR. Every random number is keyed by (seed, sample number).
+    `caption_dropout` (classifier-free guidance needs it). min_snr_gamma: weighs timesteps by min-SNR; None: evenly.
+    Every random number is keyed by (seed, sample number).
     """
 
     def __init__(
