@@ -139,6 +139,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     stuck = ranks(command)
     for rank in stuck:
         rank.suspend()
+    wait_for(lambda: all(rank.status() == psutil.STATUS_STOPPED for rank in stuck), command, END_SECONDS)
     deadline = time.monotonic() + END_SECONDS
     while living(stuck):
         assert time.monotonic() < deadline, "they outlived a second request"
