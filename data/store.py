@@ -19,7 +19,7 @@ from types import TracebackType
 from data.errors import DataError
 
 _READY_SECONDS = 60.0
-_STOP_SECONDS = 2.0
+_STOP_SECONDS = 5.0
 _STARTS = 3  # another process may take a port between our choosing it and the server's binding it
 _PORTS = (
     "s3.port",
