@@ -34,6 +34,16 @@ class AdamWithEMA(torch.optim.AdamW):
         super().__init__(parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True)
         self.ema_decay = ema_decay
 
+    # Torch wraps optimizers' methods so that its compiler leaves them alone, and the wrappers load that compiler, used
+    # or not: seconds at each start. These, and `step`, call what is wrapped.
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch."""
+        torch.optim.Optimizer.add_param_group.__wrapped__(self, param_group)  # type: ignore[attr-defined]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As in torch."""
+        torch.optim.Optimizer.zero_grad.__wrapped__(self, set_to_none)  # type: ignore[attr-defined]
+
     @torch.no_grad()
     def initialise(self, parameters: Iterable[torch.Tensor]) -> None:
         """Creates the state of update 0, so that a checkpoint can be saved or restored before the first step."""
@@ -48,7 +58,7 @@ class AdamWithEMA(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One AdamW update, then ema ← decay · ema + (1 − decay) · parameter for each parameter updated."""
-        result = super().step(closure)
+        result = torch.optim.Adam.step.__wrapped__(self, closure)  # type: ignore[attr-defined]
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:

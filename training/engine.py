@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from torch import nn
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would warn that it had to find out
 import deepspeed
+from deepspeed.runtime import compiler as deepspeed_compiler
 
 from training.checkpoint_files import KINDS
 from training.ema import AdamWithEMA
@@ -23,6 +25,10 @@ from training.engine_settings import EngineSettings
 
 # torch announces new names for collectives that DeepSpeed calls, once a call site and rank.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")
+
+# DeepSpeed asks whether an optimizer is its Muon, and compiles that one's kernels to know: seconds at each start.
+with mock.patch.object(deepspeed_compiler, "compile", lambda: deepspeed_compiler.dummy_decorator):
+    import deepspeed.runtime.zero.muon.muon_optimizer
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)

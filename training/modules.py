@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from models.autoencoder import AutoencoderKL
 
@@ -40,9 +44,25 @@ def build_modules(config: DictConfig) -> dict[str, nn.Module]:
 
 def parameter_shapes(config: DictConfig) -> dict[str, dict[str, list[int]]]:
     """Shape of every trainable parameter by engine and name, without allocating any."""
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutInitialisation():
         modules = build_modules(config)
     return {
         engine: {name: list(p.shape) for name, p in module.named_parameters() if p.requires_grad}
         for engine, module in modules.items()
     }
+
+
+class _WithoutInitialisation(TorchFunctionMode):
+    """Leaves out torch.nn.init's functions: meta tensors have no values, and drawing them loads torch's compiler."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tests.training import ranks as group
+from tests.training.conftest import OnRanks
 from training.checkpoint import Checkpoints
 from training.distributed import Distributed
 from training.ema import AdamWithEMA
@@ -74,11 +74,11 @@ def save_then_load(ranks: Distributed, folder: Path) -> dict[str, torch.Tensor]:
     } | load_at_every_stage(ranks, folder)
 
 
-def test_any_stage_and_number_of_ranks_continues_from_any_other(tmp_path: Path) -> None:
+def test_any_stage_and_number_of_ranks_continues_from_any_other(tmp_path: Path, on_ranks: OnRanks) -> None:
     checkpoints = tmp_path / "checkpoints"
-    straight = group.run(1, tmp_path / "one", save_at_every_stage, checkpoints)
-    found = group.run(2, tmp_path / "two", save_then_load, checkpoints)
-    found |= group.run(1, tmp_path / "again", load_at_every_stage, checkpoints)
+    straight = on_ranks(1, save_at_every_stage, checkpoints)
+    found = on_ranks(2, save_then_load, checkpoints)
+    found |= on_ranks(1, load_at_every_stage, checkpoints)
     cases = 0
     for key, value in found.items():
         if key.startswith("straight"):
@@ -105,6 +105,6 @@ def half_precision(ranks: Distributed, folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_bf16_keeps_its_fp32_master_weights(tmp_path: Path) -> None:
-    for stage, (straight, restored) in group.run(2, tmp_path, half_precision, tmp_path).items():
+def test_bf16_keeps_its_fp32_master_weights(tmp_path: Path, on_ranks: OnRanks) -> None:
+    for stage, (straight, restored) in on_ranks(2, half_precision, tmp_path).items():
         assert torch.equal(straight, restored), stage
