@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OVERRIDES ?=
 FIRST_STAGE ?= committed
+FIRST_STAGE_OVERRIDES ?=
 
 .PHONY: train test test-slow lint format benchmarks clean
 
 ifeq ($(FIRST_STAGE),train)
 train: $(READY)
-	$(BIN)/ldm train experiment=demo_autoencoder
+	$(BIN)/ldm train experiment=demo_autoencoder $(FIRST_STAGE_OVERRIDES)
 	$(BIN)/ldm train experiment=demo first_stage.weights=runs/demo_autoencoder/first_stage.safetensors $(OVERRIDES)
 else
 train: $(READY)

@@ -26,6 +26,10 @@ from training.engine_settings import EngineSettings
 # torch announces new names for collectives that DeepSpeed calls, once a call site and rank.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")
 
+# For all-reduces of inference on CPUs, DeepSpeed would compile an operator at the first start: most of a minute, a C++
+# compiler needed, and a lock that outlives a killed process. Training never calls it.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
 # DeepSpeed asks whether an optimizer is its Muon, and compiles that one's kernels to know: seconds at each start.
 with mock.patch.object(deepspeed_compiler, "compile", lambda: deepspeed_compiler.dummy_decorator):
     import deepspeed.runtime.zero.muon.muon_optimizer
