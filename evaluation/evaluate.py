@@ -170,6 +170,7 @@ def draw(
     from tqdm import tqdm
 
     from evaluation.sample import generate
+    from models.samplers.ddim import ddim
 
     size = protocol.image_size
     latent_shape = loaded.first_stage.latent_shape(size, size)
@@ -185,6 +186,7 @@ def draw(
                     loaded.model,
                     loaded.first_stage,
                     loaded.schedule,
+                    ddim,
                     batch.tokens,
                     unconditional,
                     seeds,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,23 +14,19 @@ from omegaconf import DictConfig, OmegaConf
 from evaluation.errors import EvaluationError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from models.latent_diffusion import FirstStage, LatentDiffusion
+    from models.samplers import Progress, Sampler
     from models.schedule import NoiseSchedule
-
-Progress = Callable[[Iterable[int]], Iterable[int]]
-
-
-def quiet(steps: Iterable[int]) -> Iterable[int]:
-    """No progress is shown."""
-    return steps
 
 
 def generate(
     model: LatentDiffusion,
     first_stage: FirstStage,
     schedule: NoiseSchedule,
+    sampler: Sampler,
     tokens: Tensor,
     unconditional_tokens: Tensor,
     seeds: list[int],
@@ -38,24 +34,25 @@ def generate(
     steps: int,
     guidance_scale: float,
     batch_size: int,
-    progress: Progress = quiet,
+    progress: Progress | None = None,
 ) -> Tensor:
-    """Samples one image for each row of tokens with deterministic DDIM and classifier-free guidance.
+    """Samples one image for each row of tokens with classifier-free guidance.
 
-    Image i starts from noise drawn for seeds[i] alone, so it is the same in any batch, to rounding.
+    All noise of image i is drawn for seeds[i] alone, so it is the same in any batch, to rounding.
 
     Args:
         model: denoiser and conditioner; its weights' device is where sampling runs.
         first_stage: latents to images, on the same device.
         schedule: the noise schedule that the model was trained with.
+        sampler: one of models.samplers.
         tokens: int64 [N, L].
         unconditional_tokens: tokens of the empty caption, int64 [1, L].
         seeds: N numbers, 0 <= seed < 2^63.
         latent_shape: (C, H / f, W / f).
-        steps: sampler steps, 1 to 1000.
+        steps: of the sampler.
         guidance_scale: 1 is without guidance.
         batch_size: images at a time.
-        progress: wraps the sampler's steps of each batch.
+        progress: wraps the sampler's steps of each batch; None: nothing is shown.
 
     Returns uint8 [N, 3, H, W] on the CPU. Raises ValueError when tokens and seeds differ in number, when
     there are none, when batch_size < 1, and when the model has no conditioner.
@@ -65,7 +62,7 @@ def generate(
 
     from evaluation.pictures import to_uint8
     from models.guidance import classifier_free
-    from models.samplers.ddim import ddim
+    from models.samplers import unchanged
 
     if len(tokens) != len(seeds) or not seeds:
         raise ValueError(f"{len(tokens)} rows of tokens and {len(seeds)} seeds; give one seed for each, at least one")
@@ -80,23 +77,37 @@ def generate(
             unconditional = model.condition(unconditional_tokens.to(device))  # [1, L, D]
             for start in range(0, len(seeds), batch_size):
                 rows = slice(start, start + batch_size)
-                z_T = torch.stack([_noise(seed, latent_shape) for seed in seeds[rows]]).to(device)  # [B, C, h, w]
+                noise = _Noise(seeds[rows], latent_shape, device)
                 context = model.condition(tokens[rows].to(device))  # [B, L, D]
                 if context is None or unconditional is None:
                     raise ValueError("the model has no conditioner; generate samples from captions")
                 denoiser = classifier_free(model.unet, context, unconditional, guidance_scale)
-                z_0 = ddim(denoiser, z_T, schedule, steps, progress=progress)  # [B, C, h, w]
+                z_0 = sampler(denoiser, noise.draw(), schedule, steps, noise, progress or unchanged)  # [B, C, h, w]
                 images.append(to_uint8(first_stage.decode(z_0)).cpu())  # [B, 3, H, W]
     finally:
         model.train(was_training)
     return torch.cat(images)
 
 
-def _noise(seed: int, shape: tuple[int, int, int]) -> Tensor:
-    """Standard normal float32 of this shape; drawn on the CPU so that every device starts from the same."""
-    import torch
+class _Noise:
+    """Standard normal float32 for each seed, draw after draw; on the CPU, so that every device has the same."""
 
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    def __init__(self, seeds: list[int], shape: tuple[int, int, int], device: torch.device) -> None:
+        import torch
+
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._shape = shape
+        self._device = device
+
+    def draw(self) -> Tensor:
+        """The next [B, C, h, w]."""
+        import torch
+
+        return torch.stack([torch.randn(self._shape, generator=g) for g in self._generators]).to(self._device)
+
+    def __call__(self, step: int) -> Tensor:
+        """As a sampler asks for it."""
+        return self.draw()
 
 
 def main() -> None:
@@ -109,6 +120,7 @@ def main() -> None:
 def run(config: DictConfig) -> None:
     """Draws config.images pictures for each prompt and writes them below config.output, with a grid."""
     import torch
+    from hydra.utils import instantiate
     from tqdm import tqdm
 
     from evaluation.pictures import grid, write_png
@@ -121,6 +133,7 @@ def run(config: DictConfig) -> None:
         raise EvaluationError(f"prompts={prompts}, images={config.images}: give at least one prompt and one image")
     weights = "ema" if config.ema else "raw"
     loaded = load_run(Path(config.run), "cuda" if torch.cuda.is_available() else "cpu", weights)
+    sampler: Sampler = instantiate(config.sampler)
     size = loaded.image_size if config.image_size is None else config.image_size
     rows = [(prompt, config.seed + i) for prompt in prompts for i in range(config.images)]
 
@@ -132,6 +145,7 @@ def run(config: DictConfig) -> None:
             loaded.model,
             loaded.first_stage,
             loaded.schedule,
+            sampler,
             loaded.tokenizer([prompt for prompt, _ in rows]),
             loaded.tokenizer([""]),
             [seed for _, seed in rows],
@@ -146,6 +160,7 @@ def run(config: DictConfig) -> None:
     output = Path(config.output)
     for (prompt, seed), image in zip(rows, images, strict=True):
         settings = {"prompt": prompt, "seed": seed, "steps": config.steps, "guidance_scale": config.guidance_scale}
+        settings |= {"sampler": config.sampler._target_.rpartition(".")[2]}
         settings |= {"run": str(config.run), "training_step": loaded.step, "weights": weights}
         path = output / f"{_file_name(prompt)}-seed{seed}.png"
         write_png(path, image, {"Description": prompt, "Parameters": json.dumps(settings, ensure_ascii=False)})

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.autoencoder import AutoencoderKL
+from models.autoencoder import AutoencoderKL, AutoencoderVQ
 from models.unet import UNet
 
 
@@ -43,7 +43,7 @@ class FirstStage(nn.Module):
 
     scale: Tensor
 
-    def __init__(self, autoencoder: AutoencoderKL, scale: float) -> None:
+    def __init__(self, autoencoder: AutoencoderKL | AutoencoderVQ, scale: float) -> None:
         super().__init__()
         if not 0 < scale < float("inf"):
             raise ValueError(f"scale={scale}: give a positive number, 1 / (standard deviation of latents)")
@@ -65,7 +65,7 @@ class FirstStage(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Tensor, noise: Tensor) -> Tensor:
-        """z = scale * (a sample of q(z | x)): float [B, C, H/f, W/f].
+        """z = scale * (a sample of q(z | x), or VQ's z before quantisation): float [B, C, H/f, W/f].
 
         images: uint8 [B, 3, H, W], or float in [-1, 1]. noise: standard normal of z's shape.
         Raises ValueError when the shapes do not fit. LDM App. G.
@@ -73,10 +73,10 @@ class FirstStage(nn.Module):
         x = images.to(self.autoencoder.last_layer.dtype)  # [B, 3, H, W]
         if images.dtype == torch.uint8:
             x = x / 127.5 - 1.0
-        posterior = self.autoencoder.encode(x)  # [B, C, H/f, W/f]
-        if noise.shape != posterior.mean.shape:
-            raise ValueError(f"noise has shape {list(noise.shape)}: these images need {list(posterior.mean.shape)}")
-        return self.scale * posterior.sample(noise)
+        shape = (len(x), *self.latent_shape(*x.shape[-2:]))
+        if noise.shape != shape:
+            raise ValueError(f"noise has shape {list(noise.shape)}: these images need {list(shape)}")
+        return self.scale * self.autoencoder.latents(x, noise)  # [B, C, H/f, W/f]
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from evaluation.results import Result, read_results, write_result
 from evaluation.sample import generate
 from models.autoencoder import AutoencoderKL
 from models.latent_diffusion import LatentDiffusion
+from models.samplers.ddim import ddim
 from training.distributed import Distributed
 from training.progress import Bar
 from training.tasks.autoencoder import AutoencoderTask
@@ -202,6 +203,7 @@ class DiffusionMonitor:
             self.model,
             first_stage,
             self.task.schedule,
+            ddim,
             self.held_out.tokens[numbers],
             self.task.unconditional_tokens[None],
             seeds or [self.task.seed * 2**32 + n for n in numbers],

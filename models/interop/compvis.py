@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.autoencoder import AutoencoderKL
+from models.autoencoder import AutoencoderKL, AutoencoderVQ
 from models.conditioners.text_transformer import TextTransformer
 from models.interop.compvis_names import Names, autoencoder_names, text_names, unet_names
 from models.unet import UNet
@@ -58,34 +58,58 @@ def unet(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> UNet:
     return model
 
 
-def first_stage(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> AutoencoderKL:
-    """The KL autoencoder of `first_stage_config.params` and the entries below `first_stage_model.`.
+def first_stage(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> AutoencoderKL | AutoencoderVQ:
+    """The first stage of `first_stage_config.params` and the entries below `first_stage_model.`; VQ where n_embed is.
 
     Entries below `loss.`, the adversary and perceptual network of its training, are left out.
     """
     settings = _Settings(config, ignored=("monitor", "lossconfig", "ckpt_path", "ignore_keys"))
     inner = _Settings(settings.take("ddconfig"), ignored=())
-    if "n_embed" in config or not inner.take("double_z", True):
-        raise ValueError("this is a VQ first stage (n_embed, double_z: false): only KL ones are supported")
+    codebook_entries = settings.take("n_embed", None)
+    if inner.take("double_z", True) != (codebook_entries is None):
+        raise ValueError(f"n_embed={codebook_entries}: a VQ first stage has it and double_z: false, a KL one neither")
     if inner.take("dropout", 0.0) != 0.0:
         raise ValueError("dropout in the first stage is not supported: set it to 0")
+    attention_type = inner.take("attn_type", "vanilla")
+    if attention_type not in ("vanilla", "none"):
+        raise ValueError(f"attn_type={attention_type}: only vanilla and none are supported")
     multipliers = tuple(inner.take("ch_mult"))
     resolution, attending = inner.take("resolution"), inner.take("attn_resolutions", ())
     in_channels, out_channels = inner.take("in_channels"), inner.take("out_ch")
     if in_channels != out_channels:
         raise ValueError(f"in_channels={in_channels}, out_ch={out_channels}: only equal ones are supported")
-    with torch.device("meta"):
-        model = AutoencoderKL(
-            channels=inner.take("ch"),
-            channel_multipliers=multipliers,
-            residual_blocks=inner.take("num_res_blocks"),
-            latent_channels=settings.take("embed_dim"),
-            z_channels=inner.take("z_channels"),
-            in_channels=in_channels,
-            attention_levels=[i for i in range(len(multipliers)) if resolution // 2**i in attending],
-        )
+    if attending and attention_type == "none":
+        raise ValueError(f"attn_resolutions={list(attending)} with attn_type=none: leave one out")
+    channels, residual_blocks = inner.take("ch"), inner.take("num_res_blocks")
+    latent_channels, z_channels = settings.take("embed_dim"), inner.take("z_channels")
+    attention_levels = [i for i in range(len(multipliers)) if resolution // 2**i in attending]
     inner.finish()
     settings.finish()
+    model: AutoencoderKL | AutoencoderVQ
+    with torch.device("meta"):
+        if codebook_entries is None:
+            model = AutoencoderKL(
+                channels,
+                multipliers,
+                residual_blocks,
+                latent_channels,
+                z_channels,
+                in_channels,
+                attention_levels=attention_levels,
+                middle_attention=attention_type == "vanilla",
+            )
+        else:
+            model = AutoencoderVQ(
+                channels,
+                multipliers,
+                residual_blocks,
+                latent_channels,
+                codebook_entries,
+                z_channels,
+                in_channels,
+                attention_levels=attention_levels,
+                middle_attention=attention_type == "vanilla",
+            )
     weights = {name: v for name, v in state_dict.items() if not name.startswith("loss.")}
     _fill(model, autoencoder_names(model), weights)
     return model

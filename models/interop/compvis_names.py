@@ -6,7 +6,8 @@ from itertools import count
 from torch import nn
 
 from models.attention import SelfAttentionBlock, SpatialTransformer
-from models.autoencoder import Attention, AutoencoderKL, Downsample, Upsample
+from models.autoencoder import Autoencoder, AutoencoderVQ
+from models.autoencoder_layers import Attention, Downsample, Upsample
 from models.conditioners.text_transformer import TextTransformer
 from models.unet import Downsample as UNetDownsample
 from models.unet import ResidualBlock, Stage, UNet
@@ -114,7 +115,8 @@ def _half(model: nn.Module, half: str, levels: str, numbers: range) -> Names:
     yield f"{half}.head", (f"{half}.conv_out",)
     for ours, theirs in (("0", "block_1"), ("2", "block_2")):
         yield from _layers(f"{half}.middle.{ours}", f"{half}.mid.{theirs}", AUTOENCODER_RESIDUAL)
-    yield from _layers(f"{half}.middle.1", f"{half}.mid.attn_1", AUTOENCODER_ATTENTION)
+    if isinstance(model.get_submodule(f"{half}.middle.1"), Attention):
+        yield from _layers(f"{half}.middle.1", f"{half}.mid.attn_1", AUTOENCODER_ATTENTION)
     for i, number in enumerate(numbers):
         ours, theirs = f"{half}.levels.{i}", f"{half}.{levels}.{number}"
         for j, _ in enumerate(model.get_submodule(f"{ours}.blocks").children()):
@@ -128,13 +130,15 @@ def _half(model: nn.Module, half: str, levels: str, numbers: range) -> Names:
             yield f"{ours}.resize.conv", (f"{theirs}.upsample.conv",)
 
 
-def autoencoder_names(model: AutoencoderKL) -> Names:
-    """Pairs of our and published layers of a KL first stage, below `first_stage_model.`."""
+def autoencoder_names(model: Autoencoder) -> Names:
+    """Pairs of our and published layers of a first stage, below `first_stage_model.`."""
     levels = len(model.encoder.levels)
     yield from _half(model, "encoder", "down", range(levels))
     yield from _half(model, "decoder", "up", range(levels - 1, -1, -1))
     yield "to_moments", ("quant_conv",)
     yield "from_latent", ("post_quant_conv",)
+    if isinstance(model, AutoencoderVQ):
+        yield "codebook.entries", ("quantize.embedding",)
 
 
 def text_names(model: TextTransformer) -> Names:

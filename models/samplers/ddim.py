@@ -1,11 +1,10 @@
 """Denoising diffusion implicit models (Song et al. 2021, "DDIM")."""
 
-from collections.abc import Callable, Iterable
-
 import torch
 from torch import Tensor
 
 from models.guidance import Denoiser
+from models.samplers import Noise, Progress, unchanged
 from models.schedule import NoiseSchedule
 
 
@@ -23,8 +22,10 @@ def ddim_timesteps(steps: int, schedule_steps: int = 1000) -> list[int]:
     return [i * schedule_steps // steps + shift for i in range(steps)]
 
 
-def _unchanged(steps: Iterable[int]) -> Iterable[int]:
-    return steps
+def towards(z_t: Tensor, eps: Tensor, a_t: float, a_s: float, sigma: float = 0.0) -> Tensor:
+    """z_t moved along eps from alpha_bar a_t to a_s, short of the noise of deviation sigma (DDIM, Eq. 12)."""
+    z_0 = (z_t - (1 - a_t) ** 0.5 * eps) / a_t**0.5
+    return a_s**0.5 * z_0 + max(1 - a_s - sigma**2, 0.0) ** 0.5 * eps
 
 
 @torch.no_grad()
@@ -33,9 +34,9 @@ def ddim(
     z_T: Tensor,
     schedule: NoiseSchedule,
     steps: int,
+    noise: Noise | None = None,
+    progress: Progress = unchanged,
     eta: float = 0.0,
-    noise: Callable[[int], Tensor] | None = None,
-    progress: Callable[[Iterable[int]], Iterable[int]] = _unchanged,
 ) -> Tensor:
     """z_0 [B, C, H, W] from z_T, standard normal [B, C, H, W] (DDIM, Eq. 12 and 16).
 
@@ -55,9 +56,8 @@ def ddim(
         t = times[-1 - i]
         a_t, a_prev = alpha_bar[t], targets[-1 - i]
         eps = denoiser(z_t, torch.full((len(z_t),), t, dtype=torch.int64, device=z_t.device))
-        z_0 = (z_t - (1 - a_t) ** 0.5 * eps) / a_t**0.5
         sigma = eta * ((1 - a_prev) / (1 - a_t) * (1 - a_t / a_prev)) ** 0.5
-        z_t = a_prev**0.5 * z_0 + max(1 - a_prev - sigma**2, 0.0) ** 0.5 * eps
+        z_t = towards(z_t, eps, a_t, a_prev, sigma)
         if noise is not None and sigma > 0:
             z_t = z_t + sigma * noise(i)
     return z_t

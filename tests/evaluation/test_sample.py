@@ -11,6 +11,11 @@ from torch import Tensor
 
 from evaluation import sample
 from evaluation.run import LoadedRun, load_run
+from models.samplers import Sampler
+from models.samplers.ddim import ddim
+from models.samplers.ddpm import ddpm
+from models.samplers.dpm_solver import dpm_solver
+from models.samplers.plms import plms
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +27,18 @@ PROMPTS = ["red apple", "flag of Japan", "a cat"]
 
 
 def draw(
-    loaded: LoadedRun, prompts: list[str], seeds: list[int], batch_size: int = 8, guidance_scale: float = 2.0
+    loaded: LoadedRun,
+    prompts: list[str],
+    seeds: list[int],
+    batch_size: int = 8,
+    guidance_scale: float = 2.0,
+    sampler: Sampler = ddim,
 ) -> Tensor:
     return sample.generate(
         loaded.model,
         loaded.first_stage,
         loaded.schedule,
+        sampler,
         loaded.tokenizer(prompts),
         loaded.tokenizer([""]),
         seeds,
@@ -51,11 +62,14 @@ def test_pictures_are_bytes_and_depend_on_words_and_seed(loaded: LoadedRun) -> N
     assert not close(images[0], images[2])
 
 
-def test_a_picture_is_the_same_in_any_batch(loaded: LoadedRun) -> None:
-    together = draw(loaded, PROMPTS, [1, 2, 3])
+@pytest.mark.parametrize("sampler", [ddim, ddpm, dpm_solver, plms])
+def test_a_picture_is_the_same_in_any_batch(loaded: LoadedRun, sampler: Sampler) -> None:
+    together = draw(loaded, PROMPTS, [1, 2, 3], sampler=sampler)
     for batch_size in (1, 2):
-        assert close(together, draw(loaded, PROMPTS, [1, 2, 3], batch_size))
-    assert close(together[2:], draw(loaded, PROMPTS[2:], [3]))
+        assert close(together, draw(loaded, PROMPTS, [1, 2, 3], batch_size, sampler=sampler))
+    assert close(together[2:], draw(loaded, PROMPTS[2:], [3], sampler=sampler))
+    if sampler is not ddim:
+        assert not close(together, draw(loaded, PROMPTS, [1, 2, 3]))
 
 
 def test_guidance_scale_1_is_the_conditional_model_and_0_forgets_the_words(loaded: LoadedRun) -> None:
@@ -82,7 +96,7 @@ def test_unusable_requests_are_named(loaded: LoadedRun) -> None:
         draw(loaded, PROMPTS[:1], [1], 0)
     with pytest.raises(ValueError, match="steps=2000"):
         sample.generate(
-            loaded.model, loaded.first_stage, loaded.schedule, loaded.tokenizer(["a"]), loaded.tokenizer([""]),
+            loaded.model, loaded.first_stage, loaded.schedule, ddim, loaded.tokenizer(["a"]), loaded.tokenizer([""]),
             [0], (4, 8, 8), 2000, 1.0, 1,
         )  # fmt: skip
 

@@ -30,6 +30,11 @@ class Golden:
         """Configurations, names and shapes of the published 1.45B text-to-image model."""
         return json.loads((self.folder / "released_text2img.json").read_text())
 
+    @cached_property
+    def released_first_stages(self) -> dict[str, Any]:
+        """Configurations, names, shapes and parameter counts of the published first stages."""
+        return json.loads((self.folder / "released_first_stages.json").read_text())
+
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Inputs and outputs of a small model."""
         return load_file(self.folder / f"{name}.safetensors")

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from models.autoencoder import AutoencoderVQ
 from models.interop import compvis
 
 
@@ -34,6 +35,22 @@ def test_first_stage_computes_what_the_published_one_does(golden: Any) -> None:
         golden.agree(posterior.log_variance, log_variance)
         torch.testing.assert_close(posterior.kl(), data["kl"], rtol=1e-5, atol=1e-4)
         golden.agree(autoencoder.decode(posterior.mode()), data["reconstruction"])
+
+
+def test_vq_first_stage_computes_what_the_published_one_does(golden: Any) -> None:
+    data = golden.tensors("autoencoder_vq_small")
+    autoencoder = compvis.first_stage(*golden.model("autoencoder_vq_small")).eval()
+    assert isinstance(autoencoder, AutoencoderVQ)
+    autoencoder.codebook.published_loss = True
+    with torch.no_grad():
+        z = autoencoder.encode(data["x"])
+        golden.agree(z, data["prequant"])
+        quantised = autoencoder.quantise(z)
+        golden.agree(quantised.latents, data["quantized"])
+        assert torch.equal(quantised.indices.flatten(), data["indices"])
+        torch.testing.assert_close(quantised.loss, data["codebook_loss"], rtol=1e-5, atol=0.0)
+        golden.agree(autoencoder.decode(z), data["reconstruction"])
+        golden.agree(autoencoder.decode(quantised.latents), data["reconstruction"])
 
 
 def test_text_transformer_computes_what_the_published_one_does(golden: Any) -> None:
@@ -75,6 +92,17 @@ def test_the_released_model_fits_name_by_name(golden: Any) -> None:
     assert count(first_stage) == 83_653_863
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["kl-f4", "kl-f8", "kl-f16", "kl-f32", "vq-f4", "vq-f4-noattn", "vq-f8", "vq-f8-n256", "vq-f16"],
+)
+def test_released_first_stages_fit_name_by_name(golden: Any, name: str) -> None:
+    released = golden.released_first_stages[f"first-stage-{name}"]
+    autoencoder = compvis.first_stage(released["config"], meta_weights(released["state_dict"]))
+    assert count(autoencoder) == released["params"]
+    assert autoencoder.downsampling == int(name.split("-")[1].removeprefix("f"))
+
+
 def test_training_parts_of_a_first_stage_are_left_out(golden: Any) -> None:
     config, weights = golden.model("autoencoder_kl_small")
     weights["loss.logvar"] = torch.zeros(())
@@ -103,5 +131,7 @@ def test_unknown_and_unsupported_settings_are_named(golden: Any) -> None:
     with pytest.raises(ValueError, match="model_channels"):
         compvis.unet({k: v for k, v in config.items() if k != "model_channels"}, weights)
     config, weights = golden.model("autoencoder_kl_small")
-    with pytest.raises(ValueError, match="VQ"):
+    with pytest.raises(ValueError, match="n_embed=64"):
         compvis.first_stage({**config, "n_embed": 64}, weights)
+    with pytest.raises(ValueError, match="attn_type=linear"):
+        compvis.first_stage({**config, "ddconfig": {**config["ddconfig"], "attn_type": "linear"}}, weights)

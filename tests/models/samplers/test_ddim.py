@@ -1,7 +1,6 @@
 """DDIM against the published sampler and against closed forms."""
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -10,16 +9,7 @@ from torch import Tensor
 
 from models.guidance import classifier_free
 from models.samplers.ddim import ddim, ddim_timesteps
-from models.schedule import NoiseSchedule
-
-SCHEDULE = NoiseSchedule(0.00085, 0.012)
-
-
-def toy(z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-    """The denoiser that the golden trajectories were made with."""
-    alpha_bar = SCHEDULE.alpha_bar[t].to(z_t)[:, None, None, None]
-    cosine = torch.cos(t / 1000)[:, None, None, None]
-    return z_t * (1 - alpha_bar).sqrt() * cosine + 0.1 * condition
+from tests.models.samplers.known import SCHEDULE, exact_end, gaussian_denoiser, toy
 
 
 @pytest.mark.parametrize(("steps", "scale"), [(10, 1.0), (50, 1.0), (50, 5.0)])
@@ -55,26 +45,6 @@ def test_every_number_of_steps_gives_that_many_within_the_schedule() -> None:
 def test_other_numbers_of_steps_are_refused(steps: int) -> None:
     with pytest.raises(ValueError, match=f"steps={steps}.*1 to 1000"):
         ddim_timesteps(steps)
-
-
-def gaussian_denoiser(deviation: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """The exact eps for data N(0, deviation^2): the best linear predictor of the noise."""
-
-    def denoiser(z_t: Tensor, t: Tensor) -> Tensor:
-        alpha_bar = SCHEDULE.alpha_bar[t][:, None]
-        return z_t * (1 - alpha_bar).sqrt() / (alpha_bar * deviation**2 + 1 - alpha_bar)
-
-    return denoiser
-
-
-def exact_end(z_T: Tensor, start: int, end: int, deviation: float) -> Tensor:
-    """Along the deterministic flow of Gaussian data, z_t keeps its place in units of its deviation."""
-
-    def spread(t: int) -> float:
-        alpha_bar = SCHEDULE.alpha_bar[t].item()
-        return math.sqrt(alpha_bar * deviation**2 + 1 - alpha_bar)
-
-    return z_T * spread(end) / spread(start)
 
 
 def test_the_error_on_gaussian_data_halves_when_steps_double() -> None:

@@ -1,0 +1,53 @@
+"""Vector quantisation (van den Oord et al. 2017, "Neural Discrete Representation Learning")."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Quantised(NamedTuple):
+    """latents: the nearest entries, float [B, C, h, w], with the straight-through gradient. indices: int64 [B, h, w].
+    loss: codebook and commitment loss, mean over everything, float []."""
+
+    latents: Tensor
+    indices: Tensor
+    loss: Tensor
+
+
+class Codebook(nn.Module):
+    """entries vectors of the latent's width; a latent is replaced by the nearest of them at each position.
+
+    commitment: weight of the loss that holds the encoder to its entries (beta in Eq. 3). published_loss: puts that
+    weight on the codebook's loss instead, as the code that was published with LDM does.
+    """
+
+    def __init__(self, entries: int, width: int, commitment: float = 0.25, published_loss: bool = False) -> None:
+        super().__init__()
+        self.commitment = commitment
+        self.published_loss = published_loss
+        self.entries = nn.Embedding(entries, width)
+        nn.init.uniform_(self.entries.weight, -1.0 / entries, 1.0 / entries)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Index of the entry nearest to z at each position: float [B, C, h, w] -> int64 [B, h, w]."""
+        flat = z.movedim(1, -1).flatten(0, 2)  # [B*h*w, C]
+        entries = self.entries.weight  # [K, C]
+        # |z - e|^2 without |z|^2, which is the same for every entry.
+        distances = torch.addmm(entries.square().sum(1), flat, entries.t(), alpha=-2.0)  # [B*h*w, K]
+        return distances.argmin(1).view(len(z), *z.shape[2:])
+
+    def look_up(self, indices: Tensor) -> Tensor:
+        """Entries of indices: int64 [B, h, w] -> float [B, C, h, w]."""
+        return self.entries(indices).movedim(-1, 1)
+
+    def forward(self, z: Tensor) -> Quantised:
+        """z float [B, C, h, w] quantised; the gradient of the result reaches z unchanged (Sec. 3.2, Eq. 3)."""
+        indices = self.nearest(z.detach())
+        e = self.look_up(indices)  # [B, C, h, w]
+        towards_z, towards_e = (e - z.detach()).square().mean(), (e.detach() - z).square().mean()
+        if self.published_loss:
+            loss = towards_e + self.commitment * towards_z
+        else:
+            loss = towards_z + self.commitment * towards_e
+        return Quantised(z + (e - z).detach(), indices, loss)
