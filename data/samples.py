@@ -50,7 +50,7 @@ class Samples(Dataset[Batch]):
         self.max_pixels = max_pixels
 
     def __getitem__(self, number: int) -> Batch:
-        raise NotImplementedError("samples come in micro-batches")
+        return self._batch([number])
 
     def __getitems__(self, numbers: Sequence[int]) -> Batch | Exception:
         try:

@@ -22,6 +22,14 @@ def ddim_timesteps(steps: int, schedule_steps: int = 1000) -> list[int]:
     return [i * schedule_steps // steps + shift for i in range(steps)]
 
 
+def alpha_bar_after(times: list[int], alpha_bar: list[float]) -> list[float]:
+    """Where the step from each of the rising times leads: to the next lower one's alpha_bar.
+
+    The published sampler stops at alpha_bar_0; a trajectory that visits step 0 itself ends at no noise.
+    """
+    return [alpha_bar[0] if times[0] > 0 else 1.0] + [alpha_bar[t] for t in times[:-1]]
+
+
 def towards(z_t: Tensor, eps: Tensor, a_t: float, a_s: float, sigma: float = 0.0) -> Tensor:
     """z_t moved along eps from alpha_bar a_t to a_s, short of the noise of deviation sigma (DDIM, Eq. 12)."""
     z_0 = (z_t - (1 - a_t) ** 0.5 * eps) / a_t**0.5
@@ -49,8 +57,7 @@ def ddim(
         raise ValueError(f"eta={eta} draws noise at every step: give noise, a function of the step's number")
     times = ddim_timesteps(steps, schedule.steps)
     alpha_bar = schedule.alpha_bar.tolist()
-    # The published sampler stops at alpha_bar_0; a trajectory that visits step 0 itself ends at no noise.
-    targets = [alpha_bar[0] if times[0] > 0 else 1.0] + [alpha_bar[t] for t in times[:-1]]
+    targets = alpha_bar_after(times, alpha_bar)
     z_t = z_T
     for i in progress(range(steps)):
         t = times[-1 - i]

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from models.guidance import Denoiser
 from models.samplers import Noise, Progress, unchanged
-from models.samplers.ddim import ddim_timesteps, towards
+from models.samplers.ddim import alpha_bar_after, ddim_timesteps, towards
 from models.schedule import NoiseSchedule
 
 ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
@@ -29,7 +29,7 @@ def plms(
     """
     times = ddim_timesteps(steps, schedule.steps)
     alpha_bar = schedule.alpha_bar.tolist()
-    targets = [alpha_bar[0] if times[0] > 0 else 1.0] + [alpha_bar[t] for t in times[:-1]]
+    targets = alpha_bar_after(times, alpha_bar)
 
     def estimate(z_t: Tensor, t: int) -> Tensor:
         return denoiser(z_t, torch.full((len(z_t),), t, dtype=torch.int64, device=z_t.device))
