@@ -19,13 +19,14 @@ class Fault:
 class Batch:
     """A micro-batch of one rank.
 
-    images: uint8 [B, 3, H, W], RGB. tokens: int64 [B, L]. captions: B strings.
+    images: uint8 [B, 3, H, W], RGB. inputs: what conditioners read, each [B, ...], by name. captions: B strings, ""
+    where there is none.
     numbers: int64 [B], global sample numbers, to key whatever is random about a sample.
     faults: samples replaced in this batch, in the order of their numbers.
     """
 
     images: Tensor
-    tokens: Tensor
+    inputs: dict[str, Tensor]
     captions: list[str]
     numbers: Tensor
     faults: list[Fault] = field(default_factory=list)
@@ -38,6 +39,6 @@ class Batch:
         return replace(
             self,
             images=self.images.pin_memory(),
-            tokens=self.tokens.pin_memory(),
+            inputs={name: values.pin_memory() for name, values in self.inputs.items()},
             numbers=self.numbers.pin_memory(),
         )

@@ -4,16 +4,16 @@ import atexit
 import logging
 import signal
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.batch import Batch
 from data.errors import DataError
 from data.index import Index
+from data.inputs import Input
 from data.order import Order
 from data.samples import Samples
 from data.stream import Storage
@@ -33,8 +33,10 @@ class Loader:
     step trains on does not depend on ranks, workers, or where the run was resumed.
 
     index, storage: what to read, and how. seed: 0 or more. image_size: side of the square images in pixels.
-    tokenize: captions to int64 [B, L]. workers: processes that load ahead; 0 loads in this one.
-    flip: mirror half of the images. smallest_side: smaller pictures (in pixels) are bad samples.
+    inputs: what is read for the model's conditioners, by name. workers: processes that load ahead; 0 loads in this one.
+    scaled_side: pixels that a picture's shorter side is scaled to before a square of image_size is cut out of it, at a
+    random place; None: image_size, and the middle is taken. flip: mirror half of the images. smallest_side: smaller
+    pictures (in pixels) are bad samples.
     max_bad_share: of the samples seen by this loader; above it loading ends in a DataError.
     group_shards, jitter_samples: see `data.order.Order`. max_pixels: larger pictures are bad samples.
     pin_memory: put batches into page-locked memory, for copies to a GPU. batches_ahead: of each worker.
@@ -48,12 +50,13 @@ class Loader:
         storage: Storage,
         seed: int,
         image_size: int,
-        tokenize: Callable[[list[str]], Tensor],
+        inputs: Mapping[str, Input],
         global_batch: int,
         micro_batch: int,
         rank: int = 0,
         world: int = 1,
         workers: int = 0,
+        scaled_side: int | None = None,
         flip: bool = False,
         smallest_side: int = 1,
         max_bad_share: float = 0.1,
@@ -81,7 +84,10 @@ class Loader:
         self.batches_ahead = batches_ahead
         self.samples_per_epoch = len(index)
         order = Order(index.shard_sizes, seed, group_shards, jitter_samples)
-        self._samples = Samples(index, storage, order, seed, image_size, tokenize, flip, smallest_side, max_pixels)
+        side = image_size if scaled_side is None else scaled_side
+        if side < image_size:
+            raise DataError(f"scaled_side={side} must be at least image_size={image_size}")
+        self._samples = Samples(index, storage, order, seed, image_size, inputs, side, flip, smallest_side, max_pixels)
 
     @property
     def accumulation(self) -> int:

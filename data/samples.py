@@ -1,24 +1,30 @@
 """From global sample numbers to a batch: order, bytes and transforms put together."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.batch import Batch, Fault
 from data.errors import DataError, NotFound
 from data.index import Index
+from data.inputs import Input, Parts
 from data.offsets import Entry
 from data.order import Order, keyed_raw
 from data.stream import Storage
-from data.transforms import BadSample, choose_caption, decode_image, fit, image_bytes
+from data.transforms import BadSample, choose_caption, decode_image, details_of, image_bytes
+from data.view import chosen
 
 _REPLACEMENT = 1  # a keyed stream of its own; the transforms draw from stream 0
 _REPLACEMENTS = 20
+
+Read = tuple[NDArray[np.uint8], str, dict[str, Tensor]]
+"""Image uint8 [size, size, 3], caption, and the inputs by name."""
 
 
 class Samples(Dataset[Batch]):
@@ -34,7 +40,8 @@ class Samples(Dataset[Batch]):
         order: Order,
         seed: int,
         image_size: int,
-        tokenize: Callable[[list[str]], Tensor],
+        inputs: Mapping[str, Input],
+        scaled_side: int,
         flip: bool,
         smallest_side: int,
         max_pixels: int,
@@ -44,7 +51,8 @@ class Samples(Dataset[Batch]):
         self.order = order
         self.seed = seed
         self.image_size = image_size
-        self.tokenize = tokenize
+        self.inputs = inputs
+        self.scaled_side = scaled_side
         self.flip = flip
         self.smallest_side = smallest_side
         self.max_pixels = max_pixels
@@ -62,12 +70,11 @@ class Samples(Dataset[Batch]):
         self.storage.prefetch((url, *_span(entry)) for url, entry in map(self._entry_at, numbers) if entry.members)
         faults: list[Fault] = []
         samples = [self._sample(number, faults) for number in numbers]
-        captions = [caption for _, caption in samples]
-        images = np.stack([image for image, _ in samples])  # [B, H, W, 3]
+        images = np.stack([image for image, _, _ in samples])  # [B, H, W, 3]
         return Batch(
             images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
-            tokens=self.tokenize(captions),
-            captions=captions,
+            inputs={name: torch.stack([read[name] for _, _, read in samples]) for name in self.inputs},
+            captions=[caption for _, caption, _ in samples],
             numbers=torch.tensor(numbers, dtype=torch.int64),
             faults=faults,
         )
@@ -75,8 +82,8 @@ class Samples(Dataset[Batch]):
     def _entry_at(self, number: int) -> tuple[str, Entry]:
         return self.index.sample(self.order.position(number))
 
-    def _sample(self, number: int, faults: list[Fault]) -> tuple[NDArray[np.uint8], str]:
-        """Image uint8 [size, size, 3] and caption; a bad sample's spare depends on (seed, number) alone."""
+    def _sample(self, number: int, faults: list[Fault]) -> Read:
+        """What is read of a sample; a bad sample's spare depends on (seed, number) alone."""
         url, entry = self._entry_at(number)
         spares = keyed_raw((self.seed, number), (0, _REPLACEMENT), _REPLACEMENTS)
         for spare in [*spares, None]:
@@ -91,14 +98,21 @@ class Samples(Dataset[Batch]):
             f"{faults[-1]}. Check that these are the right shards"
         )
 
-    def _read(self, url: str, entry: Entry, number: int) -> tuple[NDArray[np.uint8], str]:
+    def _read(self, url: str, entry: Entry, number: int) -> Read:
         if entry.fault == "truncated":
             raise BadSample("truncated", "the shard ends within the sample")
         members = self._members(url, entry)
         generator = np.random.Generator(np.random.Philox(key=_key(self.seed, number)))
-        caption = choose_caption(members, generator)
-        image = decode_image(image_bytes(members), self.max_pixels)
-        return fit(image, self.image_size, generator, self.flip, self.smallest_side), caption
+        details = details_of(members)
+        caption = choose_caption(members, details, generator)
+        picture = decode_image(image_bytes(members), self.max_pixels)
+        height, width = picture.shape[:2]
+        if min(height, width) < self.smallest_side:
+            raise BadSample("too_small", f"{width} x {height} is below {self.smallest_side}")
+        view = chosen(height, width, self.image_size, self.scaled_side, self.flip, generator)
+        image = view.cut(picture, self.image_size, Image.Resampling.LANCZOS)
+        parts = Parts(members, details, caption, image, view, generator)
+        return image, caption, {name: kind.read(parts) for name, kind in self.inputs.items()}
 
     def _members(self, url: str, entry: Entry) -> dict[str, bytes]:
         if not entry.members:

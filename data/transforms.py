@@ -1,11 +1,9 @@
-"""From the bytes of a sample to an image of the training size and its caption.
-
-What is random here (flip, choice among captions) is drawn from a generator keyed by (seed, sample number).
-"""
+"""From the bytes of a sample to its picture, its details and its caption."""
 
 import io
 import json
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +16,9 @@ Reason = Literal[
     "not_utf8",
     "undecodable",
     "no_caption",
+    "no_label",
+    "no_layout",
+    "no_segmentation",
     "no_image",
     "animated",
     "too_many_pixels",
@@ -72,63 +73,34 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
-def fit(
-    image: NDArray[np.uint8],
-    size: int,
-    generator: np.random.Generator,
-    flip: bool = False,
-    smallest_side: int = 1,
-) -> NDArray[np.uint8]:
-    """Scale the shorter side of uint8 [H, W, 3] to `size` and cut out the middle: uint8 [size, size, 3].
-
-    flip: mirror half of the images. Raises BadSample "too_small" when a side is below `smallest_side`.
-    """
-    height, width = image.shape[:2]
-    if min(height, width) < smallest_side:
-        raise BadSample("too_small", f"{width} x {height} is below {smallest_side}")
-    if (height, width) != (size, size):
-        scale = size / min(height, width)
-        scaled = (max(size, round(width * scale)), max(size, round(height * scale)))
-        top, left = (scaled[1] - size) / 2 / scale, (scaled[0] - size) / 2 / scale
-        box = (left, top, left + size / scale, top + size / scale)
-        whole = Image.fromarray(image)
-        image = np.asarray(whole.resize((size, size), Image.Resampling.LANCZOS, box=_within(box, width, height)))
-    if flip and generator.random() < 0.5:
-        image = image[:, ::-1]
-    return np.ascontiguousarray(image)
-
-
-def _within(box: tuple[float, float, float, float], width: int, height: int) -> tuple[float, float, float, float]:
-    left, top, right, bottom = box
-    return max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)
-
-
-def choose_caption(members: dict[str, bytes], generator: np.random.Generator) -> str:
-    """One of the captions in the sample's .json ("captions"), else its .txt, else the .json's "caption".
-
-    Raises BadSample: "no_caption" when there is none or it is empty, "not_utf8", "undecodable" (JSON).
-    """
-    details: dict[str, object] = {}
+def details_of(members: Mapping[str, bytes]) -> dict[str, Any]:
+    """What the sample's .json says; {} without one. Raises BadSample: "not_utf8", "undecodable"."""
     try:
-        if "json" in members:
-            parsed = json.loads(members["json"].decode("utf-8"))
-            details = parsed if isinstance(parsed, dict) else {}
-        text = members["txt"].decode("utf-8") if "txt" in members else ""
+        parsed = json.loads(members["json"].decode("utf-8")) if "json" in members else {}
     except UnicodeDecodeError as error:
         raise BadSample("not_utf8", str(error)) from error
     except (ValueError, RecursionError) as error:
         raise BadSample("undecodable", f"json: {error}") from error
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def choose_caption(members: Mapping[str, bytes], details: Mapping[str, Any], generator: np.random.Generator) -> str:
+    """One of the details' "captions", else the sample's .txt, else the details' "caption", else "".
+
+    Raises BadSample "not_utf8".
+    """
+    try:
+        text = members["txt"].decode("utf-8") if "txt" in members else ""
+    except UnicodeDecodeError as error:
+        raise BadSample("not_utf8", str(error)) from error
     several = details.get("captions")
     choices = [c.strip() for c in several if isinstance(c, str) and c.strip()] if isinstance(several, list) else []
     if choices:
         return choices[int(generator.integers(len(choices)))]
-    caption = text.strip() or str(details.get("caption") or "").strip()
-    if not caption:
-        raise BadSample("no_caption")
-    return caption
+    return text.strip() or str(details.get("caption") or "").strip()
 
 
-def image_bytes(members: dict[str, bytes]) -> bytes:
+def image_bytes(members: Mapping[str, bytes]) -> bytes:
     """The image among a sample's members. Raises BadSample "no_image"."""
     for extension in IMAGE_EXTENSIONS:
         if extension in members:

@@ -128,7 +128,7 @@ def held_out(config: DictConfig, loaded: LoadedRun, protocol: Protocol, ranks: D
         else:
             storage = instantiate(settings.storage)
             urls = shards(settings, storage, ranks)
-        yield HeldOut(urls, storage, loaded.tokenizer, protocol, config.batch_size, settings.workers)
+        yield HeldOut(urls, storage, loaded.inputs, protocol, config.batch_size, settings.workers)
 
 
 def shards(settings: DictConfig, storage: Storage, ranks: Distributed) -> str:
@@ -174,7 +174,7 @@ def draw(
 
     size = protocol.image_size
     latent_shape = loaded.first_stage.latent_shape(size, size)
-    unconditional = loaded.tokenizer([""])
+    nothing = {name: kind.nothing() for name, kind in loaded.inputs.items()}
     reduced = protocol.precision == "bfloat16"
     with tqdm(
         total=protocol.captions, desc="drawing", unit="image", file=sys.stderr, disable=None if ranks.is_main else True
@@ -187,8 +187,9 @@ def draw(
                     loaded.first_stage,
                     loaded.schedule,
                     ddim,
-                    batch.tokens,
-                    unconditional,
+                    loaded.frozen,
+                    batch.inputs,
+                    nothing,
                     seeds,
                     latent_shape,
                     protocol.sampler_steps,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-
-from torch import Tensor
 
 from data.batch import Batch
 from data.index import Index
+from data.inputs import Input
 from data.loader import Loader
 from data.stream import Storage
 from evaluation.errors import EvaluationError
@@ -24,7 +23,7 @@ class HeldOut:
     Args:
         urls: folder, index or shards.
         storage: how they are read.
-        tokenize: captions to int64 [B, L].
+        inputs: what is read for the model's conditioners, by name.
         protocol: count, seed and image size.
         batch_size, workers: samples at a time, and processes that load them ahead.
 
@@ -36,7 +35,7 @@ class HeldOut:
         self,
         urls: str,
         storage: Storage,
-        tokenize: Callable[[list[str]], Tensor],
+        inputs: Mapping[str, Input],
         protocol: Protocol,
         batch_size: int,
         workers: int,
@@ -48,7 +47,7 @@ class HeldOut:
                 f"protocol.captions={protocol.captions}: {urls} holds {len(self._index)} samples; "
                 f"give more, or set protocol.captions={len(self._index)} (which is another protocol)"
             )
-        self._storage, self._tokenize, self._protocol = storage, tokenize, protocol
+        self._storage, self._inputs, self._protocol = storage, inputs, protocol
         self._batch_size, self._workers = batch_size, workers
 
     def batches(self, rank: int, world: int) -> Iterator[Batch]:
@@ -58,7 +57,7 @@ class HeldOut:
             self._storage,
             seed=self._protocol.seed,
             image_size=self._protocol.image_size,
-            tokenize=self._tokenize,
+            inputs=self._inputs,
             global_batch=self._batch_size * world,
             micro_batch=self._batch_size,
             rank=rank,
@@ -78,7 +77,7 @@ def _first(batch: Batch, count: int) -> Batch:
     return replace(
         batch,
         images=batch.images[:count],
-        tokens=batch.tokens[:count],
+        inputs={name: values[:count] for name, values in batch.inputs.items()},
         captions=batch.captions[:count],
         numbers=batch.numbers[:count],
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +9,12 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
+from data.inputs import Input
 from evaluation.errors import EvaluationError
-from evaluation.first_stage import FirstStageError
+from evaluation.frozen_conditioners import load_frozen_conditioners
+from evaluation.weights import WeightsError
+from models.conditioners import Conditioners
 from models.latent_diffusion import FirstStage, LatentDiffusion
 from models.schedule import NoiseSchedule
 from training.checkpoint_files import CheckpointError, load_manifest, newest_complete, read_weights
@@ -24,13 +25,18 @@ WEIGHTS = {"ema": "ema", "raw": "param"}
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """What sampling needs. step: training step of the weights; image_size: side of its images in pixels."""
+    """What sampling needs.
+
+    frozen: conditioners outside of the model. inputs: what all conditioners read, by name. step: training step of the
+    weights. image_size: side of its images in pixels.
+    """
 
     config: DictConfig
     model: LatentDiffusion
+    frozen: Conditioners
     first_stage: FirstStage
     schedule: NoiseSchedule
-    tokenizer: Callable[[list[str]], Tensor]
+    inputs: dict[str, Input]
     step: int
     image_size: int
 
@@ -55,11 +61,12 @@ def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> 
     try:
         model: LatentDiffusion = instantiate(config.model)
         first_stage: FirstStage = instantiate(config.first_stage)
+        frozen = load_frozen_conditioners(config)
         manifest = load_manifest(checkpoint)
         model.load_state_dict(read_weights(checkpoint, ENGINE, WEIGHTS[weights]))
     except InstantiationException as error:
         raise EvaluationError(f"run={folder}: {error.__cause__ or error}") from error
-    except (CheckpointError, FirstStageError, RuntimeError) as error:
+    except (CheckpointError, WeightsError, RuntimeError) as error:
         raise EvaluationError(f"run={folder}: {error}") from error
     if "latent_scale" in manifest.extra:
         first_stage.scale.fill_(manifest.extra["latent_scale"])
@@ -68,7 +75,8 @@ def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> 
         model=model.to(device).eval().requires_grad_(False),
         first_stage=first_stage.to(device),
         schedule=instantiate(config.schedule),
-        tokenizer=instantiate(config.tokenizer),
+        frozen=frozen.to(device),
+        inputs=instantiate(config.inputs),
         step=manifest.step,
         image_size=config.data.image_size,
     )

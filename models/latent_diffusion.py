@@ -1,36 +1,40 @@
 """Latent diffusion put together: the trainable denoiser with its conditioner, and the frozen first stage."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from models.autoencoder import AutoencoderKL, AutoencoderVQ
+from models.conditioners import NOTHING, Condition, Conditioner, Conditioners, joined
 from models.unet import UNet
 
 
 class LatentDiffusion(nn.Module):
-    """eps_theta(z_t, t, tau_theta(y)): all that is trained, and nothing else (LDM Eq. 3).
+    """The denoiser with the conditioners that are trained along with it: all that is trained (LDM Eq. 3).
 
-    conditioner: maps tokens int64 [B, L] to a context [B, L, D] for the UNet's cross-attention; None for
-    an unconditional model. Raises ValueError when only one of UNet and conditioner uses a context.
+    conditioners: each under the name of the input that it reads; none for an unconditional model, or for one whose
+    conditioners are frozen and stay outside.
     """
 
-    def __init__(self, unet: UNet, conditioner: nn.Module | None) -> None:
+    def __init__(self, unet: UNet, conditioners: Mapping[str, Conditioner]) -> None:
         super().__init__()
-        if (conditioner is None) != (unet.context_width is None):
-            raise ValueError(
-                f"conditioner is {type(conditioner).__name__} and the UNet's context_width "
-                f"{unet.context_width}: give both, or neither for an unconditional model"
-            )
         self.unet = unet
-        self.conditioner = conditioner
+        self.conditioners = Conditioners(conditioners)
 
-    def condition(self, tokens: Tensor | None) -> Tensor | None:
-        """Context float [B, L, D] of tokens int64 [B, L]; None for an unconditional model."""
-        return None if self.conditioner is None else self.conditioner(tokens)
+    def condition(self, inputs: Mapping[str, Tensor], given: Condition = NOTHING) -> Condition:
+        """What the conditioners here make of inputs [B, ...], joined with what frozen ones have given."""
+        return joined([given, self.conditioners(inputs)])
 
-    def forward(self, z_t: Tensor, t: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Predicted noise, as z_t: float [B, C, H, W]. t: int64 [B]. tokens: int64 [B, L]. LDM Eq. 3."""
-        return self.unet(z_t, t, self.condition(tokens))
+    def denoise(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The UNet's output for a condition: float [B, C, h, w], as z_t. t: int64 [B]."""
+        if condition.channels is not None:
+            z_t = torch.cat([z_t, condition.channels.to(z_t)], dim=1)  # [B, C + concatenated, h, w]
+        return self.unet(z_t, t, condition.context, condition.labels)
+
+    def forward(self, z_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor], given: Condition = NOTHING) -> Tensor:
+        """Predicted noise, as z_t: float [B, C, h, w]. t: int64 [B]. inputs, given: see `condition`. LDM Eq. 3."""
+        return self.denoise(z_t, t, self.condition(inputs, given))
 
 
 class FirstStage(nn.Module):

@@ -23,18 +23,23 @@ def sinusoidal(t: Tensor, width: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Timesteps int64 [B] -> SiLU-activated embedding [B, 4 * channels] that every residual block reads."""
+    """Timesteps, and classes where there are any, as the embedding that every residual block reads."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, classes: int | None) -> None:
         super().__init__()
         self.channels = channels
         self.linear_1 = nn.Linear(channels, 4 * channels)
         self.linear_2 = nn.Linear(4 * channels, 4 * channels)
+        self.classes = None if classes is None else nn.Embedding(classes, 4 * channels)
 
-    def forward(self, t: Tensor) -> Tensor:
+    def forward(self, t: Tensor, labels: Tensor | None) -> Tensor:
+        """t, labels: int64 [B] -> SiLU-activated embedding [B, 4 * channels]."""
         h = sinusoidal(t, self.channels).to(self.linear_1.weight.dtype)  # [B, channels]
+        h = self.linear_2(F.silu(self.linear_1(h)))  # [B, 4 * channels]
+        if self.classes is not None:
+            h = h + self.classes(labels)
         # Every reader begins with the same activation: it is done once, here.
-        return F.silu(self.linear_2(F.silu(self.linear_1(h))))
+        return F.silu(h)
 
 
 class ResidualBlock(nn.Module):
@@ -129,7 +134,8 @@ class UNet(nn.Module):
     is 2**i. residual_blocks: a level on the way down; one more on the way up. attention_downsamplings:
     levels with attention, each by its downsampling; the middle always has it. Exactly one of heads (their
     number) and head_channels (their width). context_width: width of the context that spatial transformers
-    of transformer_depth blocks attend to; None builds plain self-attention blocks. resblock_updown: resize
+    of transformer_depth blocks attend to; None builds plain self-attention blocks. classes: how many are
+    embedded and added to the timestep's embedding; None: no labels. resblock_updown: resize
     inside residual blocks (BigGAN). scale_shift_norm: see ResidualBlock; without it, levels of width 32
     can't see the time (group_norm says why). dropout: in residual blocks.
     Raises ValueError for settings out of range.
@@ -147,6 +153,7 @@ class UNet(nn.Module):
         head_channels: int | None = None,
         context_width: int | None = None,
         transformer_depth: int = 1,
+        classes: int | None = None,
         resblock_updown: bool = False,
         scale_shift_norm: bool = False,
         dropout: float = 0.0,
@@ -174,9 +181,11 @@ class UNet(nn.Module):
             return SpatialTransformer(width, context_width, count, transformer_depth)
 
         self.in_channels = in_channels
+        self.out_channels = out_channels
         self.context_width = context_width
+        self.classes = classes
         self.stride = 2**last
-        self.time_embedding = TimeEmbedding(channels)
+        self.time_embedding = TimeEmbedding(channels, classes)
         self.stem = nn.Conv2d(in_channels, channels, 3, padding=1)
 
         width = channels
@@ -208,15 +217,16 @@ class UNet(nn.Module):
         self.norm = group_norm(width, EPS)
         self.head = zeroed(nn.Conv2d(width, out_channels, 3, padding=1))
 
-    def forward(self, z_t: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, z_t: Tensor, t: Tensor, context: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """Predicted noise [B, out_channels, H, W].
 
         z_t: noisy latents, float [B, in_channels, H, W]. t: timesteps, int64 [B], 0 to 999. context: float
-        [B, L, context_width], or None for a UNet without context. Raises ValueError for other shapes, and
-        when H or W is not divisible by `stride`. LDM Eq. 3.
+        [B, L, context_width], or None for a UNet without context. labels: int64 [B], 0 to classes - 1, or
+        None for a UNet without classes. Raises ValueError for other shapes, and when H or W is not divisible by
+        `stride`. LDM Eq. 3.
         """
-        self._check(z_t, t, context)
-        embedding = self.time_embedding(t)  # [B, 4 * channels]
+        self._check(z_t, t, context, labels)
+        embedding = self.time_embedding(t, labels)  # [B, 4 * channels]
         h = self.stem(z_t)  # [B, channels, H, W]
         skips = [h]
         for step in self.down:
@@ -228,7 +238,7 @@ class UNet(nn.Module):
             h = step(torch.cat([h, skips.pop()], dim=1), embedding, context)  # [B, C_i, H/2^i, W/2^i]
         return self.head(F.silu(self.norm(h)))  # [B, out_channels, H, W]
 
-    def _check(self, z_t: Tensor, t: Tensor, context: Tensor | None) -> None:
+    def _check(self, z_t: Tensor, t: Tensor, context: Tensor | None, labels: Tensor | None) -> None:
         shape = list(z_t.shape)
         if len(shape) != 4 or shape[1] != self.in_channels or any(side % self.stride for side in shape[2:]):
             raise ValueError(
@@ -237,10 +247,14 @@ class UNet(nn.Module):
             )
         if t.shape != z_t.shape[:1]:
             raise ValueError(f"t has shape {list(t.shape)}: give one timestep a sample, [{shape[0]}]")
+        if (labels is None) != (self.classes is None) or (labels is not None and labels.shape != t.shape):
+            given = None if labels is None else list(labels.shape)
+            wanted = "none" if self.classes is None else f"one of {self.classes} classes a sample"
+            raise ValueError(f"labels have shape {given}: this UNet takes {wanted}")
         if self.context_width is None:
             if context is not None:
                 raise ValueError("this UNet was built without context_width: leave context out")
             return
-        given = None if context is None else list(context.shape)
-        if given is None or len(given) != 3 or given[0] != shape[0] or given[2] != self.context_width:
-            raise ValueError(f"context has shape {given}: this UNet takes [{shape[0]}, L, {self.context_width}]")
+        size = None if context is None else list(context.shape)
+        if size is None or len(size) != 3 or size[0] != shape[0] or size[2] != self.context_width:
+            raise ValueError(f"context has shape {size}: this UNet takes [{shape[0]}, L, {self.context_width}]")

@@ -9,6 +9,7 @@ from torch import nn
 from data.index import Index
 from data.loader import Loader
 from data.stream import Storage
+from evaluation.frozen_conditioners import load_frozen_conditioners
 from models.autoencoder import AutoencoderKL
 from models.latent_diffusion import FirstStage, LatentDiffusion
 from models.perceptual import PerceptualLoss
@@ -32,9 +33,10 @@ def build_task(config: DictConfig, ranks: Distributed) -> Task:
             engines["model"],
             first_stage,
             instantiate(config.schedule),
-            instantiate(config.tokenizer)([""])[0],
+            load_frozen_conditioners(config).to(ranks.device),
+            {name: kind.nothing() for name, kind in instantiate(config.inputs).items()},
+            dict(config.task.dropout),
             accumulation,
-            config.task.caption_dropout,
             config.task.min_snr_gamma,
             config.run.seed,
         )
@@ -86,12 +88,13 @@ def build_loader(config: DictConfig, index: Index, storage: Storage, ranks: Dist
         storage,
         seed=config.run.seed,
         image_size=config.data.image_size,
-        tokenize=instantiate(config.tokenizer),
+        inputs=instantiate(config.inputs),
         global_batch=config.batch.global_size,
         micro_batch=config.batch.micro_size,
         rank=ranks.rank,
         world=ranks.world,
         workers=config.data.workers,
+        scaled_side=config.data.scaled_side,
         flip=config.data.flip,
         max_bad_share=config.data.max_bad_share,
     )

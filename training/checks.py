@@ -32,7 +32,7 @@ WHOLE_NUMBERS = {
     **dict.fromkeys(("run.seed", "data.workers", "data.storage.retries", "learning_rate.warmup_steps"), 0),
 }
 """Settings that are whole numbers, and the least that each may be."""
-SHARES = ("data.max_bad_share", "task.caption_dropout", "learning_rate.floor", "optimizer.ema_decay")
+SHARES = ("data.max_bad_share", "learning_rate.floor", "optimizer.ema_decay")
 POSITIVE = ("learning_rate.base", "data.storage.timeout_seconds")
 USER_IN_URL = re.compile(r"://[^/@\s]+@")
 ABSENT = object()
@@ -48,7 +48,8 @@ def check_settings(config: DictConfig, world: int) -> None:
             raise ConfigurationError(key, value, f"choose one of {choices}")
     for key, value in _present(config, WHOLE_NUMBERS):
         _whole_number(key, value, WHOLE_NUMBERS[key])
-    for key, value in _present(config, SHARES):
+    dropout = OmegaConf.select(config, "task.dropout") or {}
+    for key, value in (*_present(config, SHARES), *((f"task.dropout.{name}", rate) for name, rate in dropout.items())):
         if not _is_number(value) or not 0 <= value <= 1:
             raise ConfigurationError(key, value, "it must be a number from 0 to 1")
     for key, value in _present(config, POSITIVE):
@@ -119,7 +120,7 @@ def _whole_number(key: str, value: object, least: int) -> None:
 def _batch_divides(config: DictConfig, world: int) -> None:
     together = world * config.batch.micro_size
     if config.batch.global_size % together:
-        choices = _neighbours(config.batch.global_size, together)
+        choices = neighbours(config.batch.global_size, together)
         raise ConfigurationError(
             "batch.global_size",
             config.batch.global_size,
@@ -128,54 +129,10 @@ def _batch_divides(config: DictConfig, world: int) -> None:
         )
 
 
-def _neighbours(value: int, factor: int) -> str:
+def neighbours(value: int, factor: int) -> str:
     """The nearest multiples of `factor` around `value`, in words."""
     below = value // factor * factor
     return " or ".join(str(choice) for choice in (below, below + factor) if choice)
-
-
-def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
-    """Builds the models without memory; raises ConfigurationError when they don't fit the images or one another.
-
-    Returns the shape of every trainable parameter, by engine and name.
-    """
-    import torch
-
-    from training.components import component, explained
-    from training.modules import parameter_shapes
-
-    diffusion = config.task.name == "diffusion"
-    for key in ("engine", "learning_rate", "data.storage", "tokenizer", *(["schedule"] if diffusion else [])):
-        component(config, key)
-    with explained(config, "model"):
-        shapes = parameter_shapes(config)
-    with torch.device("meta"):
-        first_stage = component(config, "first_stage.autoencoder" if diffusion else "model")
-        factor, reason = first_stage.downsampling, "the first stage's f"
-        if diffusion:
-            _parts_fit(config, first_stage.latent_channels)
-            stride = component(config, "model.unet").stride
-            factor, reason = factor * stride, f"the first stage's f={factor} x the UNet's stride {stride}"
-    size = config.data.image_size
-    if size % factor:
-        choices = _neighbours(size, factor)
-        raise ConfigurationError("data.image_size", size, f"not divisible by {reason} = {factor}; choose {choices}")
-    return shapes
-
-
-def _parts_fit(config: DictConfig, latent_channels: int) -> None:
-    """What the first stage, the denoiser, the conditioner and the tokenizer hand to one another has one size."""
-    width, length = (OmegaConf.select(config, f"model.conditioner.{name}") for name in ("width", "length"))
-    wanted = (
-        ("model.unet.in_channels", latent_channels, "the channels of the first stage's latents"),
-        ("model.unet.out_channels", latent_channels, "the channels of the first stage's latents"),
-        ("model.unet.context_width", width, "model.conditioner.width"),
-        ("tokenizer.length", length, "model.conditioner.length"),
-    )
-    for key, size, meaning in wanted:
-        value = OmegaConf.select(config, key)
-        if None not in (value, size) and value != size:
-            raise ConfigurationError(key, value, f"it must be {size}: {meaning}")
 
 
 def local_ranks(config: DictConfig) -> int:

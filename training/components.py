@@ -11,7 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from evaluation.first_stage import FirstStageError
+from evaluation.weights import WeightsError
 from training.errors import ConfigurationError
 
 
@@ -25,12 +25,12 @@ def component(config: DictConfig, key: str) -> Any:
 def explained(config: DictConfig, key: str) -> Iterator[None]:
     """Turns Hydra's errors about the part at `key` into a ConfigurationError.
 
-    A FirstStageError passes as it is: it names its setting itself.
+    A WeightsError passes as it is: it names its setting itself.
     """
     try:
         yield
     except InstantiationException as error:
-        if isinstance(error.__cause__, ConfigurationError | FirstStageError):
+        if isinstance(error.__cause__, ConfigurationError | WeightsError):
             raise error.__cause__ from None
         text = str(error)
         inner = re.search(r"full_key: (\S+)", text)  # Hydra tells the place of a nested part in its text alone

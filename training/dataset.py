@@ -96,7 +96,7 @@ def held_out_samples(config: DictConfig, storage: Storage) -> Batch:
         storage,
         seed=0,
         image_size=config.data.image_size,
-        tokenize=instantiate(config.tokenizer),
+        inputs=instantiate(config.inputs),
         global_batch=1,
         micro_batch=1,
         max_bad_share=config.data.max_bad_share,
@@ -110,7 +110,7 @@ def held_out_samples(config: DictConfig, storage: Storage) -> Batch:
         )
     return Batch(
         images=torch.cat([batch.images for batch in good]),
-        tokens=torch.cat([batch.tokens for batch in good]),
+        inputs={name: torch.cat([batch.inputs[name] for batch in good]) for name in good[0].inputs},
         captions=[caption for batch in good for caption in batch.captions],
         numbers=torch.cat([batch.numbers for batch in good]),
     )

@@ -102,7 +102,7 @@ class Engine:
         """Shape of every trainable parameter, by name."""
         return self._shapes
 
-    def __call__(self, *inputs: torch.Tensor) -> Any:
+    def __call__(self, *inputs: Any) -> Any:
         return self._engine(*inputs)
 
     def backward(self, loss: torch.Tensor) -> None:

@@ -44,7 +44,7 @@ def build_modules(config: DictConfig) -> dict[str, nn.Module]:
 
 def parameter_shapes(config: DictConfig) -> dict[str, dict[str, list[int]]]:
     """Shape of every trainable parameter by engine and name, without allocating any."""
-    with torch.device("meta"), _WithoutInitialisation():
+    with torch.device("meta"), WithoutInitialisation():
         modules = build_modules(config)
     return {
         engine: {name: list(p.shape) for name, p in module.named_parameters() if p.requires_grad}
@@ -52,7 +52,7 @@ def parameter_shapes(config: DictConfig) -> dict[str, dict[str, list[int]]]:
     }
 
 
-class _WithoutInitialisation(TorchFunctionMode):
+class WithoutInitialisation(TorchFunctionMode):
     """Leaves out torch.nn.init's functions: meta tensors have no values, and drawing them loads torch's compiler."""
 
     def __torch_function__(

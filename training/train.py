@@ -33,11 +33,11 @@ def user_errors() -> tuple[type[Exception], ...]:
     """Errors that a person can put right: their message says what is wrong, and no traceback is needed."""
     from data.errors import DataError
     from evaluation.errors import EvaluationError
-    from evaluation.first_stage import FirstStageError
+    from evaluation.weights import WeightsError
     from training.checkpoint_files import CheckpointError
     from training.loop import NonFiniteLoss
 
-    return (ConfigurationError, DataError, EvaluationError, FirstStageError, CheckpointError, NonFiniteLoss)
+    return (ConfigurationError, DataError, EvaluationError, WeightsError, CheckpointError, NonFiniteLoss)
 
 
 def run(config: DictConfig) -> None:
@@ -88,14 +88,17 @@ def reached_last_step(config: DictConfig) -> bool:
 
 def check(config: DictConfig, world: int) -> None:
     """Everything that can be known to be wrong without touching the data. Raises ConfigurationError."""
-    from training import checks
+    from evaluation.frozen_conditioners import load_frozen_conditioners
     from training.checkpoint_files import CheckpointError, check_same_parameters, complete_checkpoints, load_manifest
+    from training.checks import check_settings
     from training.components import component
+    from training.model_checks import check_models
 
-    checks.check_settings(config, world)
-    shapes = checks.check_models(config)
+    check_settings(config, world)
+    shapes = check_models(config)
     if config.task.name == "diffusion":
         component(config, "first_stage")
+        load_frozen_conditioners(config)
     try:
         newest = next(complete_checkpoints(Path(config.run.folder) / "checkpoints"), None)
         if newest is not None:

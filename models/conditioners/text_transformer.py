@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Attention
+from models.conditioners import Conditioner
 
 
 class TextBlock(nn.Module):
@@ -24,7 +25,7 @@ class TextBlock(nn.Module):
         return x + self.out(h)
 
 
-class TextTransformer(nn.Module):
+class TextTransformer(Conditioner):
     """tau_theta: tokens to a context for cross-attention (LDM Sec. 3.3, App. E.2.1, Tab. 17).
 
     Attends in both directions and without a mask, padding included, as the published model does.
@@ -32,11 +33,14 @@ class TextTransformer(nn.Module):
     heads x head_width: inner width of attention, which may differ from width.
     """
 
+    part = "context"
+
     def __init__(
         self, vocabulary_size: int, length: int, width: int, depth: int, heads: int, head_width: int = 64
     ) -> None:
         super().__init__()
         self.length = length
+        self.width = width
         self.tokens = nn.Embedding(vocabulary_size, width)
         self.positions = nn.Embedding(length, width)
         self.blocks = nn.ModuleList(TextBlock(width, heads, head_width) for _ in range(depth))

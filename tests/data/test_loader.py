@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from PIL import Image
 from data.batch import Batch
 from data.errors import DataError
 from data.index import Index
+from data.inputs.caption import Caption
 from data.loader import Loader
 from data.sources import Sample
 from data.store import EmbeddedStore
@@ -29,8 +30,11 @@ from data.transforms import decode_image
 SIZES = (5, 9, 2, 7)
 
 
-def tokenize(captions: list[str]) -> torch.Tensor:
+def tokenize(captions: Sequence[str]) -> torch.Tensor:
     return torch.tensor([[int(caption.split()[-1])] for caption in captions])
+
+
+INPUTS = {"caption": Caption(tokenize)}
 
 
 def make_loader(folder: str, storage: Storage | None = None, **options: Any) -> Loader:
@@ -38,7 +42,7 @@ def make_loader(folder: str, storage: Storage | None = None, **options: Any) -> 
     arguments: dict[str, Any] = {
         "seed": 7,
         "image_size": 8,
-        "tokenize": tokenize,
+        "inputs": INPUTS,
         "global_batch": 8,
         "micro_batch": 2,
         "group_shards": 2,
@@ -61,7 +65,7 @@ def rows(batches: list[Batch]) -> dict[int, tuple[str, int, bytes]]:
         int(number): (caption, int(tokens[0]), image.numpy().tobytes())
         for batch in batches
         for number, caption, tokens, image in zip(
-            batch.numbers, batch.captions, batch.tokens, batch.images, strict=True
+            batch.numbers, batch.captions, batch.inputs["caption"], batch.images, strict=True
         )
     }
 
@@ -75,7 +79,7 @@ def test_a_batch_is_what_its_type_says(folder: str) -> None:
     [batch] = take(make_loader(folder), 1)
     assert batch.images.dtype == torch.uint8 and batch.images.shape == (2, 3, 8, 8)
     assert batch.images.is_contiguous()
-    assert batch.tokens.dtype == torch.int64 and batch.tokens.shape == (2, 1)
+    assert batch.inputs["caption"].dtype == torch.int64 and batch.inputs["caption"].shape == (2, 1)
     assert batch.numbers.dtype == torch.int64 and batch.numbers.tolist() == [0, 1]
     assert len(batch) == 2 and batch.faults == []
 
@@ -195,7 +199,7 @@ def _animation() -> bytes:
 def test_a_shard_that_ends_early_and_one_that_is_gone(shards: Callable[..., str]) -> None:
     folder = Path(shards(4, 4, 4))
     index = Index.load(str(folder), Storage())
-    loader = Loader(index, Storage(), 7, 8, tokenize, 8, 2, max_bad_share=1.0)
+    loader = Loader(index, Storage(), 7, 8, INPUTS, 8, 2, max_bad_share=1.0)
     (folder / "00001.tar").unlink()
     data = (folder / "00002.tar").read_bytes()
     (folder / "00002.tar").write_bytes(data[: len(data) // 2])
@@ -299,8 +303,7 @@ def test_a_program_that_never_closes_ends_with_its_workers(folder: str, ending: 
         "from data.index import Index; from data.loader import Loader; from data.stream import Storage\n"
         "storage = Storage()\n"
         f"index = Index.load({folder!r}, storage)\n"
-        "count = lambda captions: torch.zeros(len(captions), 1, dtype=torch.int64)\n"
-        "stream = Loader(index, storage, 0, 8, count, 2, 2, workers=2).batches()\n"
+        "stream = Loader(index, storage, 0, 8, {}, 2, 2, workers=2).batches()\n"
         "next(stream)\n"
         "print([child.pid for child in multiprocessing.active_children()], flush=True)\n"
         f"{ending}\n"

@@ -3,10 +3,9 @@ import json
 
 import numpy as np
 import pytest
-from made_files import make_png
 from PIL import Image
 
-from data.transforms import BadSample, choose_caption, decode_image, fit
+from data.transforms import BadSample, choose_caption, decode_image, details_of
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -86,46 +85,27 @@ def test_other_formats_are_not_opened() -> None:
         decode_image(encode(GREEN, "TIFF"))
 
 
-def test_fit_keeps_the_middle_and_the_aspect() -> None:
-    wide = np.zeros((10, 30, 3), dtype=np.uint8)
-    wide[:, 10:20] = 255
-    assert (fit(wide, 10, generator()) == 255).mean() > 0.95
-    assert fit(wide.transpose(1, 0, 2), 7, generator()).shape == (7, 7, 3)
-
-
-def test_fit_leaves_an_image_of_the_right_size_alone() -> None:
-    image = decode_image(make_png(1))
-    assert (fit(image, 8, generator()) == image).all()
-
-
-def test_flip_mirrors_half_of_the_images() -> None:
-    image = decode_image(make_png(1))
-    mirrored = [bool((fit(image, 8, generator(n), flip=True) == image[:, ::-1]).all()) for n in range(200)]
-    assert 70 < sum(mirrored) < 130
-
-
-def test_too_small() -> None:
-    with pytest.raises(BadSample, match="too_small"):
-        fit(np.zeros((20, 9, 3), dtype=np.uint8), 8, generator(), smallest_side=10)
+def caption_of(members: dict[str, bytes], number: int = 0) -> str:
+    return choose_caption(members, details_of(members), generator(number))
 
 
 def test_caption_choice() -> None:
     several = json.dumps({"captions": ["a", " b ", "", 3], "caption": "d"}).encode()
-    assert {choose_caption({"json": several, "txt": b"c"}, generator(n)) for n in range(40)} == {"a", "b"}
-    assert choose_caption({"json": b'{"caption": "d"}', "txt": b" c\n"}, generator()) == "c"
-    assert choose_caption({"json": b'{"caption": "d"}'}, generator()) == "d"
+    assert {caption_of({"json": several, "txt": b"c"}, n) for n in range(40)} == {"a", "b"}
+    assert caption_of({"json": b'{"caption": "d"}', "txt": b" c\n"}) == "c"
+    assert caption_of({"json": b'{"caption": "d"}'}) == "d"
+    assert caption_of({"txt": b"  \n"}) == caption_of({}) == ""
 
 
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
-        ({}, "no_caption"),
-        ({"txt": b"  \n"}, "no_caption"),
         ({"txt": b"\xff\xfe"}, "not_utf8"),
+        ({"json": b'"\xff"'}, "not_utf8"),
         ({"txt": b"a", "json": b"{"}, "undecodable"),
     ],
 )
 def test_bad_captions(members: dict[str, bytes], reason: str) -> None:
     with pytest.raises(BadSample) as caught:
-        choose_caption(members, generator())
+        caption_of(members)
     assert caught.value.reason == reason

@@ -37,7 +37,14 @@ def tiny_config(folder: Path) -> DictConfig:
                 "storage": {"_target_": "data.stream.Storage"},
                 "api_secret": "hunter2",
             },
-            "tokenizer": {"_target_": "data.tokenizer.BertTokenizer", "length": 8},
+            "inputs": {
+                "caption": {
+                    "_target_": "data.inputs.caption.Caption",
+                    "tokenizer": {"_target_": "data.tokenizer.BertTokenizer", "length": 8},
+                }
+            },
+            "frozen_conditioners": {},
+            "frozen_weights": {},
             "schedule": {
                 "_target_": "models.schedule.NoiseSchedule",
                 "beta_start": 0.00085,
@@ -68,14 +75,16 @@ def tiny_config(folder: Path) -> DictConfig:
                     "heads": 2,
                     "context_width": 16,
                 },
-                "conditioner": {
-                    "_target_": "models.conditioners.text_transformer.TextTransformer",
-                    "vocabulary_size": 30522,
-                    "length": 8,
-                    "width": 16,
-                    "depth": 1,
-                    "heads": 2,
-                    "head_width": 8,
+                "conditioners": {
+                    "caption": {
+                        "_target_": "models.conditioners.text_transformer.TextTransformer",
+                        "vocabulary_size": 30522,
+                        "length": 8,
+                        "width": 16,
+                        "depth": 1,
+                        "heads": 2,
+                        "head_width": 8,
+                    },
                 },
             },
         }

@@ -17,6 +17,7 @@ from data.errors import DataError
 from data.prepare import prepare
 from data.sources import Sample
 from data.stream import Storage
+from data.inputs.caption import Caption
 from data.tokenizer import BertTokenizer
 from evaluation import evaluate
 from evaluation.errors import EvaluationError
@@ -26,6 +27,8 @@ from evaluation.results import read_results
 from training.distributed import Distributed
 
 SAMPLES = 11
+
+INPUTS = {"caption": Caption(BertTokenizer(8))}
 
 
 class Colours:
@@ -61,7 +64,7 @@ def protocol(captions: int = 10) -> Protocol:
 
 
 def held_out(shards: Path, captions: int, batch_size: int) -> HeldOut:
-    return HeldOut(f"{shards}/heldout", Storage(), BertTokenizer(8), protocol(captions), batch_size, 0)
+    return HeldOut(f"{shards}/heldout", Storage(), INPUTS, protocol(captions), batch_size, 0)
 
 
 @pytest.mark.parametrize(("world", "batch_size"), [(1, 3), (2, 2), (3, 4)])
@@ -83,7 +86,7 @@ def test_too_few_samples_are_named(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"protocol\.captions=12: .* holds 11 samples"):
         held_out(shards, 12, 4)
     with pytest.raises(DataError):
-        HeldOut(str(tmp_path / "absent"), Storage(), BertTokenizer(8), protocol(), 4, 0)
+        HeldOut(str(tmp_path / "absent"), Storage(), INPUTS, protocol(), 4, 0)
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -137,7 +140,7 @@ def test_coco_files_are_prepared_once(tmp_path: Path) -> None:
     settings = OmegaConf.create({"shards": str(tmp_path / "shards"), "captions": str(captions), "images": str(images)})
     alone = Distributed(0, 1, 0, torch.device("cpu"))
     url = evaluate.shards(settings, Storage(), alone)
-    (batch,) = HeldOut(url, Storage(), BertTokenizer(8), protocol(4), 4, 0).batches(0, 1)
+    (batch,) = HeldOut(url, Storage(), INPUTS, protocol(4), 4, 0).batches(0, 1)
     assert sorted(batch.captions) == [f"picture {i}" for i in range(4)]
     captions.unlink()
     assert evaluate.shards(settings, Storage(), alone) == url

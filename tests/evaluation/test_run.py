@@ -21,7 +21,7 @@ def test_weights_step_and_latent_scale_are_the_checkpoints(tiny_run: Path) -> No
     for (name, p), (_, q) in zip(raw.model.named_parameters(), ema.model.named_parameters(), strict=True):
         torch.testing.assert_close(p / 2, q, msg=name)
         assert not q.requires_grad
-    assert raw.tokenizer(["a red apple"]).shape == (1, 8)
+    assert raw.inputs["caption"].parse("a red apple").shape == (8,)
 
 
 def test_the_newest_whole_checkpoint_is_read(tiny_run: Path, tmp_path: Path) -> None:

@@ -33,17 +33,19 @@ def draw(
     batch_size: int = 8,
     guidance_scale: float = 2.0,
     sampler: Sampler = ddim,
+    steps: int = 3,
 ) -> Tensor:
     return sample.generate(
         loaded.model,
         loaded.first_stage,
         loaded.schedule,
         sampler,
-        loaded.tokenizer(prompts),
-        loaded.tokenizer([""]),
+        loaded.frozen,
+        {"caption": torch.stack([loaded.inputs["caption"].parse(prompt) for prompt in prompts])},
+        {"caption": loaded.inputs["caption"].nothing()},
         seeds,
         loaded.first_stage.latent_shape(16, 16),
-        3,
+        steps,
         guidance_scale,
         batch_size,
     )
@@ -90,15 +92,12 @@ def test_the_models_mode_and_torchs_generator_are_left_alone(loaded: LoadedRun) 
 
 
 def test_unusable_requests_are_named(loaded: LoadedRun) -> None:
-    with pytest.raises(ValueError, match="2 rows of tokens and 1 seeds"):
+    with pytest.raises(ValueError, match="rows of inputs: {'caption': 2}, and 1 seeds"):
         draw(loaded, PROMPTS[:2], [1])
     with pytest.raises(ValueError, match="batch_size is 0"):
         draw(loaded, PROMPTS[:1], [1], 0)
     with pytest.raises(ValueError, match="steps=2000"):
-        sample.generate(
-            loaded.model, loaded.first_stage, loaded.schedule, ddim, loaded.tokenizer(["a"]), loaded.tokenizer([""]),
-            [0], (4, 8, 8), 2000, 1.0, 1,
-        )  # fmt: skip
+        draw(loaded, PROMPTS[:1], [1], steps=2000)
 
 
 def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -113,18 +112,23 @@ def test_command_writes_pictures_that_name_their_settings(
     run_command(monkeypatch, f"run={tiny_run}", prompts, "images=2", "steps=2", f"output={tmp_path}", "seed=4")
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
-        "red-apple-ripe-seed4.png", "red-apple-ripe-seed5.png", "prompt-seed4.png", "prompt-seed5.png", "grid.png",
+        "red-apple-ripe-seed4.png", "red-apple-ripe-seed5.png", "picture-seed4.png", "picture-seed5.png", "grid.png",
     }  # fmt: skip
     with Image.open(tmp_path / "red-apple-ripe-seed5.png") as image:
         assert image.size == (16, 16)
         settings = json.loads(image.text["Parameters"])  # type: ignore[attr-defined]
-    assert settings["prompt"] == "Red apple, ripe!"
+    assert settings["caption"] == "Red apple, ripe!"
     assert (settings["seed"], settings["steps"], settings["training_step"]) == (5, 2, 70)
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("prompts=[]", "at least one prompt"), ("image_size=15", "divisible"), ("steps=0", "steps=0")],
+    [
+        ("prompts=[]", "at least one"),
+        ("+inputs.label=[1]", "conditioned on ['caption']"),
+        ("image_size=15", "divisible"),
+        ("steps=0", "steps=0"),
+    ],
 )
 def test_command_names_what_cannot_work(
     tiny_run: Path,

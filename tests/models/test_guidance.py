@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.conditioners import Condition
 from models.guidance import classifier_free
 
 Z_T = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(0))
 T = torch.tensor([1, 2, 3])
-CONDITIONAL = torch.arange(1.0, 4.0).view(3, 1, 1, 1)
-UNCONDITIONAL = -CONDITIONAL
+VALUES = torch.arange(1.0, 4.0).view(3, 1, 1, 1)
+CONDITIONAL, UNCONDITIONAL = Condition(context=VALUES), Condition(context=-VALUES)
 
 
 class Counting:
@@ -18,9 +19,9 @@ class Counting:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def __call__(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+    def __call__(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         self.batches.append(len(z_t))
-        return z_t.sin() * t[:, None, None, None] + condition**3
+        return z_t.sin() * t[:, None, None, None] + condition.context**3
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 1.5, 7.5])
@@ -40,7 +41,7 @@ def test_it_takes_one_doubled_pass_and_at_scale_one_a_plain_one() -> None:
 
 
 def test_one_unconditional_condition_serves_all_samples() -> None:
-    one = UNCONDITIONAL[:1]
+    one = Condition(context=-VALUES[:1])
     shared = classifier_free(Counting(), CONDITIONAL, one, 3.0)(Z_T, T)
-    repeated = classifier_free(Counting(), CONDITIONAL, one.repeat(3, 1, 1, 1), 3.0)(Z_T, T)
+    repeated = classifier_free(Counting(), CONDITIONAL, one.repeated(3), 3.0)(Z_T, T)
     assert torch.equal(shared, repeated)

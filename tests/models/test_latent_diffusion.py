@@ -4,6 +4,10 @@ import pytest
 import torch
 
 from models.autoencoder import AutoencoderKL
+from models.conditioners import Condition, Conditioners
+from models.conditioners.class_label import ClassLabel
+from models.conditioners.class_token import ClassToken
+from models.conditioners.image import Image
 from models.conditioners.text_transformer import TextTransformer
 from models.latent_diffusion import FirstStage, LatentDiffusion
 from models.unet import UNet
@@ -24,28 +28,63 @@ def first_stage() -> FirstStage:
     return FirstStage(AutoencoderKL(16, (1, 3), 1, 4, patch_size=2), scale=0.5)
 
 
+def condition_of(model: LatentDiffusion, tokens: torch.Tensor) -> torch.Tensor:
+    context = model.condition({"caption": tokens}).context
+    assert context is not None
+    return context
+
+
 def test_the_unet_sees_the_conditioned_tokens_and_both_take_gradients() -> None:
-    model = LatentDiffusion(make_unet(12), TextTransformer(50, 7, 12, 1, 2, 8))
+    model = LatentDiffusion(make_unet(12), {"caption": TextTransformer(50, 7, 12, 1, 2, 8)})
     z_t, t = torch.randn(2, 4, 8, 8), torch.tensor([3, 700])
     tokens = torch.randint(0, 50, (2, 7))
-    eps = model(z_t, t, tokens)
-    torch.testing.assert_close(eps, model.unet(z_t, t, model.condition(tokens)))
+    eps = model(z_t, t, {"caption": tokens})
+    torch.testing.assert_close(eps, model.unet(z_t, t, condition_of(model, tokens)))
     eps.square().sum().backward()
     # Rounding alone gives gradients of 1e-6 to what has no effect.
     assert [n for n, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-5] == []
 
 
-def test_an_unconditional_model_takes_no_tokens() -> None:
-    model = LatentDiffusion(make_unet(None), None)
-    assert model.condition(None) is None
-    assert model(torch.randn(2, 4, 8, 8), torch.tensor([3, 700])).shape == (2, 4, 8, 8)
+def test_an_unconditional_model_takes_no_inputs() -> None:
+    model = LatentDiffusion(make_unet(None), {})
+    assert model.condition({}) == Condition()
+    assert model(torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), {}).shape == (2, 4, 8, 8)
 
 
-def test_context_without_conditioner_and_the_reverse_are_refused() -> None:
-    with pytest.raises(ValueError, match="give both, or neither"):
-        LatentDiffusion(make_unet(12), None)
-    with pytest.raises(ValueError, match="give both, or neither"):
-        LatentDiffusion(make_unet(None), TextTransformer(50, 7, 12, 1, 2, 8))
+def test_what_frozen_conditioners_give_is_attended_to_like_what_trained_ones_do() -> None:
+    transformer = TextTransformer(50, 7, 12, 1, 2, 8)
+    trained, frozen = LatentDiffusion(make_unet(12), {"caption": transformer}), LatentDiffusion(make_unet(12), {})
+    z_t, t, tokens = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.randint(0, 50, (2, 7))
+    given = Conditioners({"caption": transformer})({"caption": tokens})
+    assert torch.equal(trained(z_t, t, {"caption": tokens}), frozen(z_t, t, {}, given))
+
+
+def test_several_conditioners_at_once() -> None:
+    unet = UNet(4 + 3, 4, 16, (1, 3), 1, (2,), heads=2, context_width=12, classes=10)
+    conditioners = {
+        "caption": TextTransformer(50, 7, 12, 1, 2, 8),
+        "token": ClassToken(10, 12),
+        "label": ClassLabel(),
+        "small": Image(),
+    }
+    model = LatentDiffusion(unet, conditioners)
+    inputs = {
+        "caption": torch.randint(0, 50, (2, 7)),
+        "token": torch.tensor([1, 2]),
+        "label": torch.tensor([3, 4]),
+        "small": torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8),
+    }
+    condition = model.condition(inputs)
+    assert condition.context is not None and condition.context.shape == (2, 8, 12)
+    assert condition.channels is not None and condition.channels.shape == (2, 3, 8, 8)
+    assert torch.equal(condition.labels, torch.tensor([3, 4]))  # type: ignore[arg-type]
+    for p in unet.parameters():
+        if not p.any():
+            torch.nn.init.normal_(p, std=0.1)
+    z_t, t = torch.randn(2, 4, 8, 8), torch.tensor([3, 700])
+    whole = model(z_t, t, inputs)
+    for name, values in inputs.items():  # every one of them matters
+        assert not torch.allclose(whole, model(z_t, t, {**inputs, name: values.flip(0)}), atol=1e-4), name
 
 
 def test_bytes_and_floats_give_one_latent(first_stage: FirstStage) -> None:

@@ -38,7 +38,7 @@ def test_the_paper_s_model_has_its_parameter_counts() -> None:
     config = composed(["experiment=txt2img_1p45b"])
     shapes = parameter_shapes(config)["model"]
     assert count(shapes, "unet.") == 872_300_484
-    assert count(shapes, "conditioner.") == 542_895_360
+    assert count(shapes, "conditioners.") == 542_895_360
     first_stage = OmegaConf.create({**config, "task": {"name": "autoencoder"}, "model": config.first_stage.autoencoder})
     first_stage.discriminator = {"_target_": "models.discriminator.PatchDiscriminator"}
     assert count(parameter_shapes(first_stage)["model"], "autoencoder.") == 83_653_863

@@ -77,8 +77,21 @@ ALONE = {
     "image size": Wrong(("data.image_size=30",), "data.image_size=30", "first stage's f=4 x the UNet's stride 2"),
     "heads": Wrong(("model.unet.heads=5",), "model.unet=models.unet.UNet: heads=5", "choose a divisor"),
     "latent channels": Wrong(("model.unet.in_channels=3",), "model.unet.in_channels=3", "must be 4"),
-    "context width": Wrong(("model.unet.context_width=48",), "model.unet.context_width=48", "model.conditioner.width"),
-    "tokens": Wrong(("tokenizer.length=12",), "tokenizer.length=12", "must be 24: model.conditioner.length"),
+    "context width": Wrong(
+        ("model.unet.context_width=48",), "model.unet.context_width=48", "model.conditioners.caption"
+    ),
+    "no context": Wrong(
+        ("~model.conditioners.caption",), "model.unet.context_width=32", "it must be null, or a conditioner"
+    ),
+    "tokens": Wrong(
+        ("inputs.caption.tokenizer.length=12",), "inputs.caption=12 tokens", "model.conditioners.caption reads 24"
+    ),
+    "no input": Wrong(
+        ("~inputs.caption", "~task.dropout.caption"), "model.conditioners.caption=caption", "add it there"
+    ),
+    "dropout of nothing": Wrong(("+task.dropout.label=0.1",), "task.dropout.label=0.1", "inputs has ['caption']"),
+    "a share of dropout": Wrong(("task.dropout.caption=2",), "task.dropout.caption=2", "from 0 to 1"),
+    "labels": Wrong(("+model.unet.classes=10",), "model.unet.classes=10", "no conditioner gives any"),
     "reference to nothing": Wrong(("data.url=${data.home}/x",), "data.url=${data.home}/x", "--cfg job"),
     "no first stage": Wrong(("first_stage.weights=null",), "first_stage.weights=null", "give the path"),
     "first stage elsewhere": Wrong(("first_stage.weights=/no/f.st",), "first_stage.weights=/no/f.st", "give the path"),
@@ -183,7 +196,7 @@ def test_first_stage_of_another_model(base: list[str], refused: Refused, tmp_pat
     assert "(48, 16, 3, 3)" in message and "(48, 32, 3, 3)" in message
     text = tmp_path / "text.safetensors"
     text.write_text("no tensors here")
-    check(refused([*base, f"first_stage.weights={text}"]), f"first_stage.weights={text}", "give another")
+    check(refused([*base, f"first_stage.weights={text}"]), f"first_stage.weights={text}", "give the path")
 
 
 def write_checkpoint(overrides: list[str], folder: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from data.batch import Batch
+from models.conditioners import Condition, Conditioners
 from models.latent_diffusion import FirstStage
 from models.objective import epsilon_loss, min_snr_weight
 from models.schedule import NoiseSchedule
@@ -18,9 +19,9 @@ from training.engine import Engine
 class DiffusionTask:
     """Trains a LatentDiffusion module behind `engine` on latents of a frozen first stage.
 
-    unconditional_tokens: int64 [L], the tokens of the empty caption, which replace a sample's own with probability
-    `caption_dropout` (classifier-free guidance needs it). min_snr_gamma: weighs timesteps by min-SNR; None: evenly.
-    Every random number is keyed by (seed, sample number).
+    frozen: the conditioners that are not trained. nothing: by name, the input that says nothing, which replaces a
+    sample's own with the probability in `dropout` (classifier-free guidance needs it). min_snr_gamma: weighs timesteps
+    by min-SNR; None: evenly. Every random number is keyed by (seed, sample number).
     """
 
     def __init__(
@@ -28,9 +29,10 @@ class DiffusionTask:
         engine: Engine,
         first_stage: FirstStage,
         schedule: NoiseSchedule,
-        unconditional_tokens: torch.Tensor,
+        frozen: Conditioners,
+        nothing: Mapping[str, torch.Tensor],
+        dropout: Mapping[str, float],
         accumulation: int,
-        caption_dropout: float,
         min_snr_gamma: float | None,
         seed: int,
     ) -> None:
@@ -38,9 +40,10 @@ class DiffusionTask:
         self.engine = engine
         self.first_stage = first_stage
         self.schedule = schedule
-        self.unconditional_tokens = unconditional_tokens
+        self.frozen = frozen
+        self.nothing = nothing
+        self.dropout = dropout
         self.accumulation = accumulation
-        self.caption_dropout = caption_dropout
         self.min_snr_gamma = min_snr_gamma
         self.seed = seed
 
@@ -62,8 +65,8 @@ class DiffusionTask:
         eps = noise.normal(self.seed, "noise", numbers, z_0.shape[1:]).to(device)
         t = noise.integers(self.seed, "timestep", numbers, self.schedule.steps).to(device)  # [B]
         z_t = self.schedule.add_noise(z_0, eps, t)
-        tokens = self.drop_captions(batch.tokens, numbers).to(device)
-        prediction = self.engine(z_t.to(self.engine.dtype), t, tokens)
+        inputs = {name: values.to(device) for name, values in self.drop(batch.inputs, numbers).items()}
+        prediction = self.engine(z_t.to(self.engine.dtype), t, inputs, self.given(inputs))
         return self.weighted(epsilon_loss(prediction, eps), t).mean()
 
     def weighted(self, losses: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -80,10 +83,19 @@ class DiffusionTask:
         posterior_noise = noise.normal(self.seed, "posterior", numbers, shape).to(images.device)
         return self.first_stage.encode(images, posterior_noise)
 
-    def drop_captions(self, tokens: torch.Tensor, numbers: list[int]) -> torch.Tensor:
-        """Tokens [B, L] with some rows replaced by the empty caption's."""
-        dropped = noise.chances(self.seed, "caption_dropout", numbers, self.caption_dropout)
-        return torch.where(dropped[:, None], self.unconditional_tokens[None], tokens)
+    @torch.no_grad()
+    def given(self, inputs: Mapping[str, torch.Tensor]) -> Condition:
+        """What the frozen conditioners make of the inputs [B, ...]."""
+        return self.frozen(inputs).to(self.engine.dtype)
+
+    def drop(self, inputs: Mapping[str, torch.Tensor], numbers: list[int]) -> dict[str, torch.Tensor]:
+        """Inputs [B, ...] with some rows of each replaced by the one that says nothing, whatever becomes of others."""
+        kept = dict(inputs)
+        for name, rate in self.dropout.items():
+            dropped = noise.chances(self.seed, f"dropout/{name}", numbers, rate)
+            rows = dropped.view(-1, *[1] * self.nothing[name].ndim)
+            kept[name] = torch.where(rows, self.nothing[name], inputs[name])
+        return kept
 
     def extra_state(self) -> dict[str, Any]:
         """The latent scale: a resumed run must not estimate it anew."""

@@ -6,16 +6,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from models.conditioners import Condition
 from models.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule(0.00085, 0.012)
 
 
-def toy(z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+def toy(z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
     """The denoiser that the golden trajectories were made with."""
     alpha_bar = SCHEDULE.alpha_bar[t].to(z_t)[:, None, None, None]
     cosine = (t / 1000).cos()[:, None, None, None]
-    return z_t * (1 - alpha_bar).sqrt() * cosine + 0.1 * condition
+    return z_t * (1 - alpha_bar).sqrt() * cosine + 0.1 * condition.context
 
 
 def even_in_log_snr() -> NoiseSchedule:

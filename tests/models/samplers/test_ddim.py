@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.conditioners import Condition
 from models.guidance import classifier_free
 from models.samplers.ddim import ddim, ddim_timesteps
 from tests.models.samplers.known import SCHEDULE, exact_end, gaussian_denoiser, toy
@@ -15,8 +16,9 @@ from tests.models.samplers.known import SCHEDULE, exact_end, gaussian_denoiser, 
 @pytest.mark.parametrize(("steps", "scale"), [(10, 1.0), (50, 1.0), (50, 5.0)])
 def test_trajectories_end_where_the_published_ones_do(golden: Any, steps: int, scale: float) -> None:
     data = golden.tensors("samplers")
-    condition = torch.ones(len(data["x_T"]), 1, 1, 1)
-    denoiser = classifier_free(toy, condition, -condition, scale)
+    ones = torch.ones(len(data["x_T"]), 1, 1, 1)
+    condition, nothing = Condition(context=ones), Condition(context=-ones)
+    denoiser = classifier_free(toy, condition, nothing, scale)
     z_0 = ddim(denoiser, data["x_T"], SCHEDULE, steps)
     golden.agree(z_0, data[f"ddim.S{steps}.scale{scale:.0f}"])
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.conditioners import Condition
 from models.guidance import classifier_free
 from models.samplers.ddim import ddim_timesteps
 from models.samplers.plms import plms
@@ -16,8 +17,9 @@ from tests.models.samplers.known import SCHEDULE, even_in_log_snr, exact_end, ga
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 def test_trajectories_end_where_the_published_ones_do(golden: Any, scale: float) -> None:
     data = golden.tensors("samplers")
-    condition = torch.ones(len(data["x_T"]), 1, 1, 1)
-    z_0 = plms(classifier_free(toy, condition, -condition, scale), data["x_T"], SCHEDULE, 50)
+    ones = torch.ones(len(data["x_T"]), 1, 1, 1)
+    condition, nothing = Condition(context=ones), Condition(context=-ones)
+    z_0 = plms(classifier_free(toy, condition, nothing, scale), data["x_T"], SCHEDULE, 50)
     golden.agree(z_0, data[f"plms.S50.scale{scale:.0f}"])
 
 

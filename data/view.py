@@ -1,0 +1,76 @@
+"""Which part of a picture a model sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Box = tuple[float, float, float, float]
+"""left, top, right, bottom."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A square of a picture of `height` x `width` pixels, mirrored or not. box: its edges in pixels of the picture."""
+
+    height: int
+    width: int
+    box: Box
+    mirrored: bool = False
+
+    def cut(self, picture: NDArray[np.uint8], size: int, resampling: Image.Resampling) -> NDArray[np.uint8]:
+        """The square of uint8 [height, width, ...], scaled to [size, size, ...]."""
+        if self.box != (0, 0, size, size):
+            picture = np.array(Image.fromarray(picture).resize((size, size), resampling, box=self.box))
+        return np.ascontiguousarray(picture[:, ::-1] if self.mirrored else picture)
+
+    @property
+    def share(self) -> Box:
+        """The square's edges as shares of the picture's sides; of the mirrored picture, where the view is mirrored."""
+        left, right = self.box[0] / self.width, self.box[2] / self.width
+        if self.mirrored:
+            left, right = 1 - right, 1 - left
+        return left, self.box[1] / self.height, right, self.box[3] / self.height
+
+    def within(self, box: Box) -> Box | None:
+        """A box in pixels of the picture, as shares of the view's sides, cut off at its edges; None outside of it."""
+        left, top, right, bottom = self.box
+        across, down = right - left, bottom - top
+        edges = [(box[0] - left) / across, (box[1] - top) / down, (box[2] - left) / across, (box[3] - top) / down]
+        x_0, y_0, x_1, y_1 = (min(max(edge, 0.0), 1.0) for edge in edges)
+        if x_0 >= x_1 or y_0 >= y_1:
+            return None
+        return (1 - x_1, y_0, 1 - x_0, y_1) if self.mirrored else (x_0, y_0, x_1, y_1)
+
+
+def middle(height: int, width: int, size: int) -> View:
+    """The middle of a picture whose shorter side is scaled to `size`."""
+    return _view(height, width, size, size, 0.5, 0.5, mirrored=False)
+
+
+def chosen(height: int, width: int, size: int, scaled_side: int, flip: bool, generator: np.random.Generator) -> View:
+    """The part of a picture that a sample trains on.
+
+    size: of the square in pixels, after the picture's shorter side was scaled to scaled_side, which is at least size.
+    Equal, the middle is taken; else the place is drawn. flip: mirror half of the pictures.
+    """
+    across, down = (0.5, 0.5) if scaled_side == size else generator.random(2)
+    mirrored = flip and generator.random() < 0.5
+    return _view(height, width, size, scaled_side, across, down, mirrored)
+
+
+def _view(height: int, width: int, size: int, scaled_side: int, across: float, down: float, mirrored: bool) -> View:
+    """across, down: where the square lies, 0 at the left or top edge, 1 at the right or bottom."""
+    if (height, width) == (size, size) and scaled_side == size:
+        return View(height, width, (0, 0, size, size), mirrored)
+    scale = scaled_side / min(height, width)
+    rest_x = max(size, round(width * scale)) - size
+    rest_y = max(size, round(height * scale)) - size
+    left, top = rest_x * across / scale, rest_y * down / scale
+    right, bottom = left + size / scale, top + size / scale
+    return View(
+        height, width, (max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)), mirrored
+    )

@@ -1,0 +1,121 @@
+"""Whether the parts of a model fit one another and the images, found out without memory for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from omegaconf import DictConfig
+
+from evaluation.frozen_conditioners import build_frozen_conditioners
+from training.checks import neighbours
+from training.components import component, explained
+from training.errors import ConfigurationError
+from training.modules import WithoutInitialisation, parameter_shapes
+
+if TYPE_CHECKING:
+    from models.conditioners import Conditioner
+    from models.latent_diffusion import LatentDiffusion
+
+
+def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
+    """Builds the models without memory; raises ConfigurationError when they don't fit the images or one another.
+
+    Returns the shape of every trainable parameter, by engine and name.
+    """
+    diffusion = config.task.name == "diffusion"
+    for key in ("engine", "learning_rate", "data.storage", "inputs", *(["schedule"] if diffusion else [])):
+        component(config, key)
+    with explained(config, "model"):
+        shapes = parameter_shapes(config)
+    with torch.device("meta"), WithoutInitialisation():
+        first_stage = component(config, "first_stage.autoencoder" if diffusion else "model")
+        model: LatentDiffusion | None = component(config, "model") if diffusion else None
+        with explained(config, "frozen_conditioners"):
+            frozen = build_frozen_conditioners(config)
+    factor, reason = first_stage.downsampling, "the first stage's f"
+    if model is not None:
+        reason = f"the first stage's f={factor} x the UNet's stride {model.unet.stride}"
+        factor *= model.unet.stride
+    size = config.data.image_size
+    if size % factor:
+        choices = neighbours(size, factor)
+        raise ConfigurationError("data.image_size", size, f"not divisible by {reason} = {factor}; choose {choices}")
+    if model is not None:
+        conditioners = {f"model.conditioners.{name}": c for name, c in model.conditioners.by_input().items()}
+        conditioners |= {f"frozen_conditioners.{name}": c for name, c in frozen.by_input().items()}
+        _inputs_fit(config, conditioners)
+        _parts_fit(config, model, conditioners, first_stage.latent_channels, size // first_stage.downsampling)
+    return shapes
+
+
+def _inputs_fit(config: DictConfig, conditioners: dict[str, Conditioner]) -> None:
+    """Every conditioner has its input, and only inputs that are there are dropped."""
+    there = sorted(config.inputs)
+    for key in conditioners:
+        name = key.rpartition(".")[2]
+        if name not in there:
+            raise ConfigurationError(key, name, f"no input has this name; inputs has {there or 'none'}: add it there")
+    for name in config.task.dropout:
+        if name not in there:
+            raise ConfigurationError(f"task.dropout.{name}", config.task.dropout[name], f"inputs has {there or 'none'}")
+
+
+def _parts_fit(
+    config: DictConfig, model: LatentDiffusion, conditioners: dict[str, Conditioner], channels: int, side: int
+) -> None:
+    """What conditioners, denoiser and first stage hand to one another has one size.
+
+    channels, side: of the first stage's latents.
+    """
+    unet, concatenated = model.unet, 0
+    labelled = any(c.part == "labels" for c in conditioners.values())
+    if labelled != (unet.classes is not None):
+        remedy = (
+            "it must be set: a conditioner gives labels" if labelled else "it must be null: no conditioner gives any"
+        )
+        raise ConfigurationError("model.unet.classes", unet.classes, remedy)
+    if unet.context_width is not None and not any(c.part == "context" for c in conditioners.values()):
+        remedy = "it must be null, or a conditioner be there whose context is attended to"
+        raise ConfigurationError("model.unet.context_width", unet.context_width, remedy)
+    for key, conditioner in conditioners.items():
+        nothing = component(config, f"inputs.{key.rpartition('.')[2]}").nothing()
+        if conditioner.part == "context":
+            if conditioner.width != unet.context_width:
+                remedy = f"it must be {conditioner.width}: the width of {key}"
+                raise ConfigurationError("model.unet.context_width", unet.context_width, remedy)
+            _length_fits(config, key, conditioner, nothing)
+        elif conditioner.part == "channels":
+            with explained(config, key), torch.no_grad():
+                shape = conditioner(nothing[None].to("meta")).shape
+            if tuple(shape[2:]) != (side, side):
+                remedy = f"it gives {tuple(shape[2:])} and latents are {(side, side)}; change it, or its input's size"
+                raise ConfigurationError(key, config_target(config, key), remedy)
+            concatenated += shape[1]
+    meaning = "the channels of the first stage's latents"
+    if concatenated:
+        meaning += f", and {concatenated} that conditioners concatenate"
+    for key, wanted, value in (
+        ("model.unet.in_channels", channels + concatenated, unet.in_channels),
+        ("model.unet.out_channels", channels, unet.out_channels),
+    ):
+        if value != wanted:
+            raise ConfigurationError(key, value, f"it must be {wanted}: {meaning}")
+
+
+def _length_fits(config: DictConfig, key: str, conditioner: Conditioner, nothing: torch.Tensor) -> None:
+    """A text encoder has positions for all tokens of its input."""
+    length = getattr(conditioner, "length", None)
+    if length is not None and nothing.shape[-1] != length:
+        name = key.rpartition(".")[2]
+        raise ConfigurationError(
+            f"inputs.{name}", f"{nothing.shape[-1]} tokens", f"{key} reads {length}: make the two agree"
+        )
+
+
+def config_target(config: DictConfig, key: str) -> str:
+    """The class that a part of the configuration names."""
+    node = config
+    for name in key.split("."):
+        node = node[name]
+    return str(node.get("_target_"))
