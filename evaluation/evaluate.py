@@ -186,6 +186,7 @@ def draw(
                     loaded.model,
                     loaded.first_stage,
                     loaded.schedule,
+                    loaded.prediction,
                     ddim,
                     batch.tokens,
                     unconditional,

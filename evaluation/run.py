@@ -15,6 +15,7 @@ from torch import Tensor
 from evaluation.errors import EvaluationError
 from evaluation.first_stage import FirstStageError
 from models.latent_diffusion import FirstStage, LatentDiffusion
+from models.prediction import PREDICTIONS, Prediction
 from models.schedule import NoiseSchedule
 from training.checkpoint_files import CheckpointError, load_manifest, newest_complete, read_weights
 
@@ -30,6 +31,7 @@ class LoadedRun:
     model: LatentDiffusion
     first_stage: FirstStage
     schedule: NoiseSchedule
+    prediction: Prediction
     tokenizer: Callable[[list[str]], Tensor]
     step: int
     image_size: int
@@ -68,6 +70,7 @@ def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> 
         model=model.to(device).eval().requires_grad_(False),
         first_stage=first_stage.to(device),
         schedule=instantiate(config.schedule),
+        prediction=PREDICTIONS[config.task.prediction],
         tokenizer=instantiate(config.tokenizer),
         step=manifest.step,
         image_size=config.data.image_size,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from models.latent_diffusion import FirstStage, LatentDiffusion
+    from models.prediction import Prediction
     from models.samplers import Progress, Sampler
     from models.schedule import NoiseSchedule
 
@@ -26,6 +27,7 @@ def generate(
     model: LatentDiffusion,
     first_stage: FirstStage,
     schedule: NoiseSchedule,
+    prediction: Prediction,
     sampler: Sampler,
     tokens: Tensor,
     unconditional_tokens: Tensor,
@@ -43,7 +45,7 @@ def generate(
     Args:
         model: denoiser and conditioner; its weights' device is where sampling runs.
         first_stage: latents to images, on the same device.
-        schedule: the noise schedule that the model was trained with.
+        schedule, prediction: the noise schedule, and the meaning of the output, that the model was trained with.
         sampler: one of models.samplers.
         tokens: int64 [N, L].
         unconditional_tokens: tokens of the empty caption, int64 [1, L].
@@ -62,6 +64,7 @@ def generate(
 
     from evaluation.pictures import to_uint8
     from models.guidance import classifier_free
+    from models.prediction import as_denoiser
     from models.samplers import unchanged
 
     if len(tokens) != len(seeds) or not seeds:
@@ -81,7 +84,8 @@ def generate(
                 context = model.condition(tokens[rows].to(device))  # [B, L, D]
                 if context is None or unconditional is None:
                     raise ValueError("the model has no conditioner; generate samples from captions")
-                denoiser = classifier_free(model.unet, context, unconditional, guidance_scale)
+                network = classifier_free(model.unet, context, unconditional, guidance_scale)
+                denoiser = as_denoiser(network, prediction, schedule)
                 z_0 = sampler(denoiser, noise.draw(), schedule, steps, noise, progress or unchanged)  # [B, C, h, w]
                 images.append(to_uint8(first_stage.decode(z_0)).cpu())  # [B, 3, H, W]
     finally:
@@ -145,6 +149,7 @@ def run(config: DictConfig) -> None:
             loaded.model,
             loaded.first_stage,
             loaded.schedule,
+            loaded.prediction,
             sampler,
             loaded.tokenizer([prompt for prompt, _ in rows]),
             loaded.tokenizer([""]),

@@ -11,7 +11,9 @@ from data.loader import Loader
 from data.stream import Storage
 from models.autoencoder import AutoencoderKL
 from models.latent_diffusion import FirstStage, LatentDiffusion
+from models.objective import LOSSES
 from models.perceptual import PerceptualLoss
+from models.prediction import PREDICTIONS
 from training.distributed import Distributed
 from training.ema import AdamWithEMA
 from training.engine import Engine
@@ -32,10 +34,13 @@ def build_task(config: DictConfig, ranks: Distributed) -> Task:
             engines["model"],
             first_stage,
             instantiate(config.schedule),
+            PREDICTIONS[config.task.prediction],
+            LOSSES[config.task.loss],
             instantiate(config.tokenizer)([""])[0],
             accumulation,
             config.task.caption_dropout,
             config.task.min_snr_gamma,
+            config.task.offset_noise,
             config.run.seed,
         )
     module = modules["model"]

@@ -203,6 +203,7 @@ class DiffusionMonitor:
             self.model,
             first_stage,
             self.task.schedule,
+            self.task.prediction,
             ddim,
             self.held_out.tokens[numbers],
             self.task.unconditional_tokens[None],

@@ -38,6 +38,7 @@ def draw(
         loaded.model,
         loaded.first_stage,
         loaded.schedule,
+        loaded.prediction,
         sampler,
         loaded.tokenizer(prompts),
         loaded.tokenizer([""]),
@@ -96,8 +97,8 @@ def test_unusable_requests_are_named(loaded: LoadedRun) -> None:
         draw(loaded, PROMPTS[:1], [1], 0)
     with pytest.raises(ValueError, match="steps=2000"):
         sample.generate(
-            loaded.model, loaded.first_stage, loaded.schedule, ddim, loaded.tokenizer(["a"]), loaded.tokenizer([""]),
-            [0], (4, 8, 8), 2000, 1.0, 1,
+            loaded.model, loaded.first_stage, loaded.schedule, loaded.prediction, ddim, loaded.tokenizer(["a"]),
+            loaded.tokenizer([""]), [0], (4, 8, 8), 2000, 1.0, 1,
         )  # fmt: skip
 
 
