@@ -51,12 +51,16 @@ def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> 
     if weights not in WEIGHTS:
         raise EvaluationError(f"weights={weights}: choose one of {', '.join(WEIGHTS)}")
     config = read_config(folder)
+    if config.task.prediction not in PREDICTIONS:
+        choices = ", ".join(PREDICTIONS)
+        raise EvaluationError(f"run={folder}: task.prediction={config.task.prediction}; choose one of {choices}")
     checkpoint = newest_complete(folder / "checkpoints")
     if checkpoint is None:
         raise EvaluationError(f"run={folder}: no complete checkpoint in {folder / 'checkpoints'}; train it first")
     try:
         model: LatentDiffusion = instantiate(config.model)
         first_stage: FirstStage = instantiate(config.first_stage)
+        schedule: NoiseSchedule = instantiate(config.schedule)
         manifest = load_manifest(checkpoint)
         model.load_state_dict(read_weights(checkpoint, ENGINE, WEIGHTS[weights]))
     except InstantiationException as error:
@@ -69,7 +73,7 @@ def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> 
         config=config,
         model=model.to(device).eval().requires_grad_(False),
         first_stage=first_stage.to(device),
-        schedule=instantiate(config.schedule),
+        schedule=schedule,
         prediction=PREDICTIONS[config.task.prediction],
         tokenizer=instantiate(config.tokenizer),
         step=manifest.step,

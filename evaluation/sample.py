@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from evaluation.start_picture import StartPicture
     from models.latent_diffusion import FirstStage, LatentDiffusion
     from models.prediction import Prediction
     from models.samplers import Progress, Sampler
@@ -37,6 +38,7 @@ def generate(
     guidance_scale: float,
     batch_size: int,
     progress: Progress | None = None,
+    start_picture: StartPicture | None = None,
 ) -> Tensor:
     """Samples one image for each row of tokens with classifier-free guidance.
 
@@ -55,6 +57,7 @@ def generate(
         guidance_scale: 1 is without guidance.
         batch_size: images at a time.
         progress: wraps the sampler's steps of each batch; None: nothing is shown.
+        start_picture: what every image begins from; None: from noise alone.
 
     Returns uint8 [N, 3, H, W] on the CPU. Raises ValueError when tokens and seeds differ in number, when
     there are none, when batch_size < 1, and when the model has no conditioner.
@@ -78,15 +81,21 @@ def generate(
     try:
         with torch.no_grad():
             unconditional = model.condition(unconditional_tokens.to(device))  # [1, L, D]
-            for start in range(0, len(seeds), batch_size):
-                rows = slice(start, start + batch_size)
+            known = None if start_picture is None else start_picture.encode(first_stage, steps)
+            for first in range(0, len(seeds), batch_size):
+                rows = slice(first, first + batch_size)
                 noise = _Noise(seeds[rows], latent_shape, device)
                 context = model.condition(tokens[rows].to(device))  # [B, L, D]
                 if context is None or unconditional is None:
                     raise ValueError("the model has no conditioner; generate samples from captions")
                 network = classifier_free(model.unet, context, unconditional, guidance_scale)
                 denoiser = as_denoiser(network, prediction, schedule)
-                z_0 = sampler(denoiser, noise.draw(), schedule, steps, noise, progress or unchanged)  # [B, C, h, w]
+                z_T, start = noise.draw(), None  # [B, C, h, w]
+                if known is not None:
+                    denoiser, start = known.inpainted(denoiser, z_T, schedule), known.start(z_T)
+                z_0 = sampler(denoiser, z_T, schedule, steps, noise, progress or unchanged, start)  # [B, C, h, w]
+                if known is not None:
+                    z_0 = known.pasted(z_0)
                 images.append(to_uint8(first_stage.decode(z_0)).cpu())  # [B, 3, H, W]
     finally:
         model.train(was_training)
@@ -129,6 +138,7 @@ def run(config: DictConfig) -> None:
 
     from evaluation.pictures import grid, write_png
     from evaluation.run import load_run
+    from evaluation.start_picture import read_start_picture
 
     prompts = OmegaConf.to_container(config.prompts) if OmegaConf.is_list(config.prompts) else [config.prompts]
     assert isinstance(prompts, list)
@@ -139,6 +149,12 @@ def run(config: DictConfig) -> None:
     loaded = load_run(Path(config.run), "cuda" if torch.cuda.is_available() else "cpu", weights)
     sampler: Sampler = instantiate(config.sampler)
     size = loaded.image_size if config.image_size is None else config.image_size
+    start_picture = None
+    if config.image is not None:
+        mask = None if config.mask is None else Path(config.mask)
+        start_picture = read_start_picture(Path(config.image), mask, config.strength, size)
+    elif config.mask is not None:
+        raise EvaluationError(f"mask={config.mask}: name the picture that it belongs to with image=PATH")
     rows = [(prompt, config.seed + i) for prompt in prompts for i in range(config.images)]
 
     def progress(steps: Iterable[int]) -> Iterable[int]:
@@ -159,6 +175,7 @@ def run(config: DictConfig) -> None:
             config.guidance_scale,
             config.batch_size,
             progress,
+            start_picture,
         )
     except ValueError as error:
         raise EvaluationError(str(error)) from error
@@ -166,6 +183,8 @@ def run(config: DictConfig) -> None:
     for (prompt, seed), image in zip(rows, images, strict=True):
         settings = {"prompt": prompt, "seed": seed, "steps": config.steps, "guidance_scale": config.guidance_scale}
         settings |= {"sampler": config.sampler._target_.rpartition(".")[2]}
+        if config.image is not None:
+            settings |= {"image": config.image, "mask": config.mask, "strength": config.strength}
         settings |= {"run": str(config.run), "training_step": loaded.step, "weights": weights}
         path = output / f"{_file_name(prompt)}-seed{seed}.png"
         write_png(path, image, {"Description": prompt, "Parameters": json.dumps(settings, ensure_ascii=False)})

@@ -48,6 +48,10 @@ def test_what_cannot_be_loaded_is_named(tiny_run: Path, tmp_path: Path) -> None:
     OmegaConf.save(config, run / "config.yaml")
     with pytest.raises(EvaluationError, match="size mismatch"):
         load_run(run, "cpu")
+    config.task.prediction = "x_0"
+    OmegaConf.save(config, run / "config.yaml")
+    with pytest.raises(EvaluationError, match=r"task\.prediction=x_0; choose one of epsilon, v, z_0"):
+        load_run(run, "cpu")
     config.task.name = "autoencoder"
     OmegaConf.save(config, run / "config.yaml")
     with pytest.raises(EvaluationError, match="its task is autoencoder"):
