@@ -169,12 +169,11 @@ def draw(
     import torch
     from tqdm import tqdm
 
-    from evaluation.sample import generate
+    from evaluation.generate import generate
     from models.samplers.ddim import ddim
 
     size = protocol.image_size
-    latent_shape = loaded.first_stage.latent_shape(size, size)
-    nothing = {name: kind.nothing() for name, kind in loaded.inputs.items()}
+    latent_shape = loaded.image_model.first_stage.latent_shape(size, size)
     reduced = protocol.precision == "bfloat16"
     with tqdm(
         total=protocol.captions, desc="drawing", unit="image", file=sys.stderr, disable=None if ranks.is_main else True
@@ -183,13 +182,9 @@ def draw(
             seeds = [protocol.image_seed(number) for number in batch.numbers.tolist()]
             with torch.autocast(ranks.device.type, torch.bfloat16, enabled=reduced):
                 images = generate(
-                    loaded.model,
-                    loaded.first_stage,
-                    loaded.schedule,
+                    loaded.image_model,
                     ddim,
-                    loaded.frozen,
                     batch.inputs,
-                    nothing,
                     seeds,
                     latent_shape,
                     protocol.sampler_steps,

@@ -14,6 +14,8 @@ from evaluation.run_record import RunRecord, Series
 
 COLOURS = 6
 MOST_LINES = 6
+DECILES = "train/loss_decile_"
+DRAWN_DECILES = (0, 1, 3, 5, 7, 9)  # ten lines can't be told apart
 LOOKS = {"eval/psnr": "Held-out PSNR (dB)", "eval/ssim": "Held-out SSIM"}
 
 
@@ -36,7 +38,7 @@ def chart_sections(run: RunRecord, comparable: list[list[Result]]) -> list[Secti
     shown |= {"data/wait_seconds", "speed/step_seconds"}  # are in wait_fraction and images_per_second
     looks = {name: series for name, series in run.metrics.items() if name.startswith("eval/")}
     losses = {name: series for name, series in run.metrics.items() if name.split("/")[-1] == "loss"}
-    learning = [_losses(losses), *(_distances(group) for group in comparable)]
+    learning = [_losses(losses), _deciles(run), *(_distances(group) for group in comparable)]
     # Two points or fewer are a table's business.
     learning += [_plain(run, name, LOOKS.get(name, name), number) for name in looks if len(looks[name].steps) > 2]
     learning += [
@@ -52,7 +54,7 @@ def chart_sections(run: RunRecord, comparable: list[list[Result]]) -> list[Secti
     rest = [
         _plain(run, name, name, number)
         for name in sorted(run.metrics)
-        if name not in shown | losses.keys() | looks.keys() and not name.startswith(("data/bad/", "memory/"))
+        if name not in shown | losses.keys() | looks.keys() and not name.startswith(("data/bad/", "memory/", DECILES))
     ]
     sections = [
         _section("Learning", learning),
@@ -86,6 +88,18 @@ def _losses(losses: dict[str, Series]) -> Chart | None:
             lines.append(Line(name, series.steps, series.values, colour))
     note = "mean over neighbouring steps; faint: every line logged" if "train/loss" in losses else ""
     return Chart("Loss", lines, number, note, logarithmic=True, wide=True)
+
+
+def _deciles(run: RunRecord) -> Chart | None:
+    deciles = {i: series for i in DRAWN_DECILES if (series := run.series(f"{DECILES}{i}")) is not None}
+    if not deciles:
+        return None
+    lines = [
+        Line(f"{10 * i} to {10 * i + 10} %", series.steps, smooth(series.values, _window(series)), 1 + n)
+        for n, (i, series) in enumerate(deciles.items())
+    ]
+    note = "of some tenths of the schedule, from its clean end; unweighed, mean over neighbouring steps"
+    return Chart("Loss by timestep", lines, number, note, logarithmic=True, wide=True)
 
 
 def _distances(group: list[Result]) -> Chart | None:

@@ -13,9 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from data.inputs import Input
 from evaluation.errors import EvaluationError
 from evaluation.frozen_conditioners import load_frozen_conditioners
+from evaluation.generate import ImageModel
 from evaluation.weights import WeightsError
-from models.conditioners import Conditioners
 from models.latent_diffusion import FirstStage, LatentDiffusion
+from models.prediction import PREDICTIONS
 from models.schedule import NoiseSchedule
 from training.checkpoint_files import CheckpointError, load_manifest, newest_complete, read_weights
 
@@ -27,15 +28,12 @@ WEIGHTS = {"ema": "ema", "raw": "param"}
 class LoadedRun:
     """What sampling needs.
 
-    frozen: conditioners outside of the model. inputs: what all conditioners read, by name. step: training step of the
-    weights. image_size: side of its images in pixels.
+    inputs: what the model's conditioners read, by name. step: training step of the weights. image_size: side of its
+    images in pixels.
     """
 
     config: DictConfig
-    model: LatentDiffusion
-    frozen: Conditioners
-    first_stage: FirstStage
-    schedule: NoiseSchedule
+    image_model: ImageModel
     inputs: dict[str, Input]
     step: int
     image_size: int
@@ -55,6 +53,9 @@ def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> 
     if weights not in WEIGHTS:
         raise EvaluationError(f"weights={weights}: choose one of {', '.join(WEIGHTS)}")
     config = read_config(folder)
+    if config.task.prediction not in PREDICTIONS:
+        choices = ", ".join(PREDICTIONS)
+        raise EvaluationError(f"run={folder}: task.prediction={config.task.prediction}; choose one of {choices}")
     checkpoint = newest_complete(folder / "checkpoints")
     if checkpoint is None:
         raise EvaluationError(f"run={folder}: no complete checkpoint in {folder / 'checkpoints'}; train it first")
@@ -62,6 +63,7 @@ def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> 
         model: LatentDiffusion = instantiate(config.model)
         first_stage: FirstStage = instantiate(config.first_stage)
         frozen = load_frozen_conditioners(config)
+        schedule: NoiseSchedule = instantiate(config.schedule)
         manifest = load_manifest(checkpoint)
         model.load_state_dict(read_weights(checkpoint, ENGINE, WEIGHTS[weights]))
     except InstantiationException as error:
@@ -70,16 +72,16 @@ def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> 
         raise EvaluationError(f"run={folder}: {error}") from error
     if "latent_scale" in manifest.extra:
         first_stage.scale.fill_(manifest.extra["latent_scale"])
-    return LoadedRun(
-        config=config,
-        model=model.to(device).eval().requires_grad_(False),
-        first_stage=first_stage.to(device),
-        schedule=instantiate(config.schedule),
-        frozen=frozen.to(device),
-        inputs=instantiate(config.inputs),
-        step=manifest.step,
-        image_size=config.data.image_size,
+    inputs = dict(instantiate(config.inputs))
+    image_model = ImageModel(
+        model.to(device).eval().requires_grad_(False),
+        frozen.to(device),
+        first_stage.to(device),
+        schedule,
+        PREDICTIONS[config.task.prediction],
+        {name: kind.nothing() for name, kind in inputs.items()},
     )
+    return LoadedRun(config, image_model, inputs, manifest.step, config.data.image_size)
 
 
 def read_config(folder: Path) -> DictConfig:

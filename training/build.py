@@ -12,7 +12,9 @@ from data.stream import Storage
 from evaluation.frozen_conditioners import load_frozen_conditioners
 from models.autoencoder import AutoencoderKL
 from models.latent_diffusion import FirstStage, LatentDiffusion
+from models.objective import LOSSES
 from models.perceptual import PerceptualLoss
+from models.prediction import PREDICTIONS
 from training.distributed import Distributed
 from training.ema import AdamWithEMA
 from training.engine import Engine
@@ -33,11 +35,14 @@ def build_task(config: DictConfig, ranks: Distributed) -> Task:
             engines["model"],
             first_stage,
             instantiate(config.schedule),
+            PREDICTIONS[config.task.prediction],
+            LOSSES[config.task.loss],
             load_frozen_conditioners(config).to(ranks.device),
             {name: kind.nothing() for name, kind in instantiate(config.inputs).items()},
             dict(config.task.dropout),
             accumulation,
             config.task.min_snr_gamma,
+            config.task.offset_noise,
             config.run.seed,
         )
     module = modules["model"]

@@ -19,6 +19,8 @@ from training.tracker import MODES
 TASKS = ("diffusion", "autoencoder")
 CHOICES: dict[str, tuple[object, ...]] = {
     "task.name": TASKS,
+    "task.prediction": ("epsilon", "v", "z_0"),  # those of models.prediction, whose import would load torch
+    "task.loss": ("l2", "l1"),  # those of models.objective
     "engine.zero_stage": STAGES,
     "engine.precision": PRECISIONS,
     "learning_rate.decay": DECAYS,
@@ -33,6 +35,7 @@ WHOLE_NUMBERS = {
 }
 """Settings that are whole numbers, and the least that each may be."""
 SHARES = ("data.max_bad_share", "learning_rate.floor", "optimizer.ema_decay")
+NOT_NEGATIVE = ("task.offset_noise",)
 POSITIVE = ("learning_rate.base", "data.storage.timeout_seconds")
 USER_IN_URL = re.compile(r"://[^/@\s]+@")
 ABSENT = object()
@@ -52,6 +55,12 @@ def check_settings(config: DictConfig, world: int) -> None:
     for key, value in (*_present(config, SHARES), *((f"task.dropout.{name}", rate) for name, rate in dropout.items())):
         if not _is_number(value) or not 0 <= value <= 1:
             raise ConfigurationError(key, value, "it must be a number from 0 to 1")
+    for key, value in _present(config, NOT_NEGATIVE):
+        if not _is_number(value) or value < 0:
+            raise ConfigurationError(key, value, "it must be a number of at least 0")
+    for key, value in _present(config, ("task.min_snr_gamma",)):
+        if value is not None and (not _is_number(value) or value <= 0):
+            raise ConfigurationError(key, value, "it must be a number above 0, 5 is usual; or null")
     for key, value in _present(config, POSITIVE):
         if not _is_number(value) or value <= 0:
             raise ConfigurationError(key, value, "it must be a number above 0")

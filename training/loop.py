@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -131,7 +131,7 @@ def agree(
     Returns the mean loss, a row of metrics, the step's bad samples by reason, and whether to stop.
     """
     mine = {
-        "metrics": {name: float(value) for name, value in metrics.items()},
+        "metrics": {name: value.tolist() for name, value in metrics.items()},
         "wait": watched.wait_seconds,
         "bad": watched.bad,
         "memory": memory_gib(ranks.device),
@@ -139,11 +139,29 @@ def agree(
     }
     watched.wait_seconds, watched.bad = 0.0, Counter()
     everyone = ranks.gather_objects(mine)
-    row = {f"train/{name}": sum(e["metrics"][name] for e in everyone) / len(everyone) for name in metrics}
+    row = together([e["metrics"] for e in everyone])
     row["data/wait_seconds"] = max(e["wait"] for e in everyone)
     row |= {f"memory/rank{rank}_gib": e["memory"] for rank, e in enumerate(everyone)}
     bad: Counter[str] = sum((e["bad"] for e in everyone), Counter())
     return row["train/loss"], row, bad, any(e["stop"] for e in everyone)
+
+
+def together(ranks_metrics: list[dict[str, Any]]) -> dict[str, float]:
+    """Means over all ranks, by name: of a scalar "train/NAME", of [K, 2] sums and numbers "train/NAME_0" to K - 1.
+
+    A group without samples has no mean, and is left out.
+    """
+    row = {}
+    for name, value in ranks_metrics[0].items():
+        everyone = [metrics[name] for metrics in ranks_metrics]
+        if not isinstance(value, list):
+            row[f"train/{name}"] = sum(everyone) / len(everyone)
+            continue
+        for group, parts in enumerate(zip(*everyone, strict=True)):
+            total, count = (sum(column) for column in zip(*parts, strict=True))
+            if count:
+                row[f"train/{name}_{group}"] = total / count
+    return row
 
 
 def memory_gib(device: torch.device) -> float:

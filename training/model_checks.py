@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from evaluation.frozen_conditioners import build_frozen_conditioners
+from models.prediction import PREDICTIONS, check_prediction
 from training.checks import neighbours
 from training.components import component, explained
 from training.errors import ConfigurationError
@@ -24,8 +25,10 @@ def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
     Returns the shape of every trainable parameter, by engine and name.
     """
     diffusion = config.task.name == "diffusion"
-    for key in ("engine", "learning_rate", "data.storage", "inputs", *(["schedule"] if diffusion else [])):
+    for key in ("engine", "learning_rate", "data.storage", "inputs"):
         component(config, key)
+    if diffusion:
+        _prediction_fits_schedule(config)
     with explained(config, "model"):
         shapes = parameter_shapes(config)
     with torch.device("meta"), WithoutInitialisation():
@@ -47,6 +50,14 @@ def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
         _inputs_fit(config, conditioners)
         _parts_fit(config, model, conditioners, first_stage.latent_channels, size // first_stage.downsampling)
     return shapes
+
+
+def _prediction_fits_schedule(config: DictConfig) -> None:
+    schedule = component(config, "schedule")
+    try:
+        check_prediction(PREDICTIONS[config.task.prediction], schedule)
+    except ValueError as error:
+        raise ConfigurationError("task.prediction", config.task.prediction, str(error)) from None
 
 
 def _inputs_fit(config: DictConfig, conditioners: dict[str, Conditioner]) -> None:

@@ -17,12 +17,12 @@ from omegaconf import DictConfig
 from data.batch import Batch
 from evaluation.features import load_features
 from evaluation.gallery import read_final_samples, write_final_samples, write_step_samples
+from evaluation.generate import ImageModel, generate
 from evaluation.measure import Measured, measure
 from evaluation.metrics.reconstruction import psnr, ssim
 from evaluation.pictures import to_uint8
 from evaluation.protocol import Protocol
 from evaluation.results import Result, read_results, write_result
-from evaluation.sample import generate
 from models.autoencoder import AutoencoderKL
 from models.latent_diffusion import LatentDiffusion
 from models.samplers.ddim import ddim
@@ -106,7 +106,9 @@ class DiffusionMonitor:
         self.settings = config.monitor
         self.steps = config.steps
         self.task = task
-        self.model = model
+        self.image_model = ImageModel(
+            model, task.frozen, task.first_stage, task.schedule, task.prediction, task.nothing
+        )
         self.held_out = held_out
         self.ranks = ranks
         self.tracker = tracker
@@ -139,7 +141,7 @@ class DiffusionMonitor:
     def load_ema(self) -> None:
         """Puts the averaged weights into this monitor's own model."""
         for name, tensor in self.task.engine.gather("ema"):
-            self.model.get_parameter(name).copy_(tensor)
+            self.image_model.model.get_parameter(name).copy_(tensor)
 
     def _on_main(self, found: bool) -> bool:
         """What the main rank found: the others might look at the folder later, and differ."""
@@ -197,18 +199,13 @@ class DiffusionMonitor:
     def _sample(
         self, numbers: list[int], steps: int, guidance_scale: float, seeds: list[int] | None = None
     ) -> torch.Tensor:
-        first_stage = self.task.first_stage
         height, width = self.held_out.images.shape[-2:]
         return generate(
-            self.model,
-            first_stage,
-            self.task.schedule,
+            self.image_model,
             ddim,
-            self.task.frozen,
             {name: values[numbers] for name, values in self.held_out.inputs.items()},
-            self.task.nothing,
             seeds or [self.task.seed * 2**32 + n for n in numbers],
-            first_stage.latent_shape(height, width),
+            self.task.first_stage.latent_shape(height, width),
             steps,
             guidance_scale,
             MEASURE_BATCH,

@@ -26,6 +26,10 @@ class Condition:
         """Those that are there, by name."""
         return {f.name: part for f in fields(self) if (part := getattr(self, f.name)) is not None}
 
+    def __len__(self) -> int:
+        """How many samples it is of; 0 where every part is absent."""
+        return next((len(part) for part in self.parts().values()), 0)
+
     def repeated(self, count: int) -> Condition:
         """A condition of one sample for `count` samples; one of `count` samples as it is."""
         return Condition(**{name: part.expand(count, *part.shape[1:]) for name, part in self.parts().items()})

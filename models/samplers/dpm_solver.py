@@ -1,12 +1,12 @@
 """DPM-Solver++(2M) (Lu et al. 2022, "Fast Solver for Guided Sampling of Diffusion Probabilistic Models")."""
 
-from math import log, sqrt
+from math import inf, log, sqrt
 
 import torch
 from torch import Tensor
 
-from models.guidance import Denoiser
-from models.samplers import Noise, Progress, unchanged
+from models.prediction import Denoiser
+from models.samplers import Noise, Progress, Start, at, begin, unchanged
 from models.schedule import NoiseSchedule
 
 
@@ -28,24 +28,26 @@ def dpm_solver(
     steps: int,
     noise: Noise | None = None,
     progress: Progress = unchanged,
+    start: Start | None = None,
 ) -> Tensor:
     """z_0 [B, C, H, W] from z_T, standard normal [B, C, H, W], at second order (DPM-Solver++, Algorithm 2).
 
     It ends at timestep 0, where some 3 % of noise are left, as DDIM's published trajectories do. The first step, and
-    below 15 steps the last one too, are of first order, as its authors advise.
+    below 15 steps the last one too, are of first order, as its authors advise. So is the one after zero SNR.
 
-    denoiser: (z_t, t int64 [B]) -> eps. steps: evaluations of the denoiser, 1 to schedule.steps - 1. noise: never asked
-    for. progress: wraps the iterable of steps. Raises ValueError for steps out of range.
+    denoiser: (z_t, t int64 [B]) -> Estimate. steps: evaluations of the denoiser, 1 to schedule.steps - 1. noise: never
+    asked for. progress: wraps the iterable of steps. start: a picture to begin from. Raises ValueError for steps out of
+    range or an unusable start.
     """
     times = solver_timesteps(steps, schedule.steps)
     alpha_bar = schedule.alpha_bar.tolist()
     alpha = [sqrt(alpha_bar[t]) for t in times]
     sigma = [sqrt(1 - alpha_bar[t]) for t in times]
-    half_log_snr = [log(a / s) for a, s in zip(alpha, sigma, strict=True)]  # lambda
-    z_t, before = z_T, None
-    for i in progress(range(steps)):
-        t = torch.full((len(z_t),), times[i], dtype=torch.int64, device=z_t.device)
-        z_0 = (z_t - sigma[i] * denoiser(z_t, t)) / alpha[i]
+    half_log_snr = [log(a / s) if a > 0 else -inf for a, s in zip(alpha, sigma, strict=True)]  # lambda
+    z_t, numbers = begin(z_T, times[:-1], schedule, start)
+    before: Tensor | None = None
+    for i in progress(numbers):
+        z_0, _ = denoiser(z_t, at(times[i], z_t))
         direction = z_0
         if before is not None and not (i == steps - 1 and steps < 15):
             r = (half_log_snr[i] - half_log_snr[i - 1]) / (half_log_snr[i + 1] - half_log_snr[i])

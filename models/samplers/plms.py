@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from models.guidance import Denoiser
-from models.samplers import Noise, Progress, unchanged
-from models.samplers.ddim import alpha_bar_after, ddim_timesteps, towards
+from models.prediction import Denoiser
+from models.samplers import Noise, Progress, Start, at, begin, unchanged
+from models.samplers.ddim import towards, trajectory
 from models.schedule import NoiseSchedule
 
 ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
@@ -20,32 +20,29 @@ def plms(
     steps: int,
     noise: Noise | None = None,
     progress: Progress = unchanged,
+    start: Start | None = None,
 ) -> Tensor:
     """z_0 [B, C, H, W] from z_T, standard normal [B, C, H, W] (PNDM, Eq. 12 and 13), with DDIM's timesteps and step.
 
-    denoiser: (z_t, t int64 [B]) -> eps. steps: 1 to schedule.steps; evaluations of the denoiser are one more, for the
-    first step is taken with the mean of the estimates at its two ends. noise: never asked for. progress: wraps the
-    iterable of steps. Raises ValueError for steps out of range.
+    denoiser: (z_t, t int64 [B]) -> Estimate. steps: 1 to schedule.steps; evaluations of the denoiser are one more, for
+    the first step is taken with the mean of the estimates at its two ends (but from zero SNR, where the noise says
+    nothing of z_0, it is DDIM's). noise: never asked for. progress: wraps the iterable of steps. start: a picture to
+    begin from. Raises ValueError for steps out of range or an unusable start.
     """
-    times = ddim_timesteps(steps, schedule.steps)
-    alpha_bar = schedule.alpha_bar.tolist()
-    targets = alpha_bar_after(times, alpha_bar)
-
-    def estimate(z_t: Tensor, t: int) -> Tensor:
-        return denoiser(z_t, torch.full((len(z_t),), t, dtype=torch.int64, device=z_t.device))
-
-    z_t = z_T
+    way = trajectory(steps, schedule, None)
+    z_t, numbers = begin(z_T, [step.t for step in way], schedule, start)
     newest_first: list[Tensor] = []
-    for i in progress(range(steps)):
-        t = times[-1 - i]
-        a_t, a_prev = alpha_bar[t], targets[-1 - i]
-        eps = estimate(z_t, t)
-        if i == 0:
-            after = times[max(steps - 2, 0)]
-            combined = (eps + estimate(towards(z_t, eps, a_t, a_prev), after)) / 2
+    for i in progress(numbers):
+        t, a_t, a_s = way[i]
+        z_0, eps = denoiser(z_t, at(t, z_t))
         newest_first = [eps, *newest_first[:3]]
-        if i > 0:
-            weights = ADAMS_BASHFORTH[len(newest_first) - 1]
-            combined = sum(w * e for w, e in zip(weights, newest_first, strict=True))  # type: ignore[assignment]
-        z_t = towards(z_t, combined, a_t, a_prev)
+        if a_t > 0:
+            if len(newest_first) > 1:
+                weights = ADAMS_BASHFORTH[len(newest_first) - 1]
+                eps = torch.stack([w * e for w, e in zip(weights, newest_first, strict=True)]).sum(0)
+            else:
+                after = way[min(i + 1, steps - 1)].t
+                eps = (eps + denoiser(towards(z_0, eps, a_s), at(after, z_t)).eps) / 2
+            z_0 = (z_t - (1 - a_t) ** 0.5 * eps) / a_t**0.5
+        z_t = towards(z_0, eps, a_s)
     return z_t

@@ -29,7 +29,7 @@ def tiny_config(folder: Path) -> DictConfig:
     return OmegaConf.create(
         {
             "run": {"name": "tiny", "folder": str(folder)},
-            "task": {"name": "diffusion"},
+            "task": {"name": "diffusion", "prediction": "epsilon"},
             "data": {
                 "held_out": str(folder.parent / "shards" / "heldout"),
                 "embedded_store": False,
@@ -46,7 +46,7 @@ def tiny_config(folder: Path) -> DictConfig:
             "frozen_conditioners": {},
             "frozen_weights": {},
             "schedule": {
-                "_target_": "models.schedule.NoiseSchedule",
+                "_target_": "models.schedule.linear",
                 "beta_start": 0.00085,
                 "beta_end": 0.012,
             },

@@ -14,10 +14,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from data.errors import DataError
+from data.inputs.caption import Caption
 from data.prepare import prepare
 from data.sources import Sample
 from data.stream import Storage
-from data.inputs.caption import Caption
 from data.tokenizer import BertTokenizer
 from evaluation import evaluate
 from evaluation.errors import EvaluationError

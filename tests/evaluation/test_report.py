@@ -58,6 +58,7 @@ def run(tmp_path: Path) -> Path:
             "train/learning_rate": 1e-4, "speed/images_per_second": 32.0, "speed/step_seconds": 1.0,
             "data/wait_seconds": 0.02, "data/bad/no_caption": s // 50, "memory/rank0_gib": 1.5,
             "memory/rank1_gib": 1.25, "custom/thing": s,
+            **({f"train/loss_decile_{s % 10}": 1.0 / s}),
         }
         for s in range(1, 121)
     ]  # fmt: skip
@@ -86,10 +87,12 @@ def test_page_shows_what_lies_in_the_folder(run: Path) -> None:
     text = write_report(run).read_text()
     for words in (
         "my-run", "3,840", "4.0 times lower", "400 → 100", "custom/thing", "no caption", "rank 1",
-        "Drawings by somebody, CC BY-SA 4.0", "no guidance", "guidance 3", "1 min 59 s", "2.0 %", "s3://bucket/x",
+        "Drawings by somebody, CC BY-SA 4.0", "no guidance", "guidance 3", "Loss by timestep", "90 to 100 %",
+        "1 min 59 s", "2.0 %", "s3://bucket/x",
     ):  # fmt: skip
         assert words in text, words
     assert "hunter2" not in text
+    assert "loss_decile" not in text  # drawn together, not among other metrics
     # 2 captions x (real + 2 scales), and 3 rows of step samples
     assert len(Page(text).sources) == 2 * 3 + 3
 

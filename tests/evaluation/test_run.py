@@ -16,9 +16,9 @@ STEP, LATENT_SCALE = 70, 0.75  # as the fixture writes them
 def test_weights_step_and_latent_scale_are_the_checkpoints(tiny_run: Path) -> None:
     raw, ema = load_run(tiny_run, "cpu", "raw"), load_run(tiny_run, "cpu")
     assert raw.step == ema.step == STEP
-    assert float(raw.first_stage.scale) == LATENT_SCALE
+    assert float(raw.image_model.first_stage.scale) == LATENT_SCALE
     assert raw.image_size == 16
-    for (name, p), (_, q) in zip(raw.model.named_parameters(), ema.model.named_parameters(), strict=True):
+    for (name, p), (_, q) in zip(raw.image_model.model.named_parameters(), ema.image_model.model.named_parameters(), strict=True):
         torch.testing.assert_close(p / 2, q, msg=name)
         assert not q.requires_grad
     assert raw.inputs["caption"].parse("a red apple").shape == (8,)
@@ -47,6 +47,10 @@ def test_what_cannot_be_loaded_is_named(tiny_run: Path, tmp_path: Path) -> None:
     config.model.unet.channels = 64
     OmegaConf.save(config, run / "config.yaml")
     with pytest.raises(EvaluationError, match="size mismatch"):
+        load_run(run, "cpu")
+    config.task.prediction = "x_0"
+    OmegaConf.save(config, run / "config.yaml")
+    with pytest.raises(EvaluationError, match=r"task\.prediction=x_0; choose one of epsilon, v, z_0"):
         load_run(run, "cpu")
     config.task.name = "autoencoder"
     OmegaConf.save(config, run / "config.yaml")

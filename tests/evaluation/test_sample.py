@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from evaluation import sample
+from evaluation.generate import generate
 from evaluation.run import LoadedRun, load_run
 from models.samplers import Sampler
 from models.samplers.ddim import ddim
@@ -35,20 +36,9 @@ def draw(
     sampler: Sampler = ddim,
     steps: int = 3,
 ) -> Tensor:
-    return sample.generate(
-        loaded.model,
-        loaded.first_stage,
-        loaded.schedule,
-        sampler,
-        loaded.frozen,
-        {"caption": torch.stack([loaded.inputs["caption"].parse(prompt) for prompt in prompts])},
-        {"caption": loaded.inputs["caption"].nothing()},
-        seeds,
-        loaded.first_stage.latent_shape(16, 16),
-        steps,
-        guidance_scale,
-        batch_size,
-    )
+    inputs = {"caption": torch.stack([loaded.inputs["caption"].parse(prompt) for prompt in prompts])}
+    shape = loaded.image_model.first_stage.latent_shape(16, 16)
+    return generate(loaded.image_model, sampler, inputs, seeds, shape, steps, guidance_scale, batch_size)
 
 
 def close(a: Tensor, b: Tensor) -> bool:
@@ -83,16 +73,16 @@ def test_guidance_scale_1_is_the_conditional_model_and_0_forgets_the_words(loade
 
 
 def test_the_models_mode_and_torchs_generator_are_left_alone(loaded: LoadedRun) -> None:
-    loaded.model.train()
+    loaded.image_model.model.train()
     state = torch.random.get_rng_state()
     draw(loaded, PROMPTS[:1], [0])
-    assert loaded.model.training
+    assert loaded.image_model.model.training
     assert torch.equal(torch.random.get_rng_state(), state)
-    loaded.model.eval()
+    loaded.image_model.model.eval()
 
 
 def test_unusable_requests_are_named(loaded: LoadedRun) -> None:
-    with pytest.raises(ValueError, match="rows of inputs: {'caption': 2}, and 1 seeds"):
+    with pytest.raises(ValueError, match=r"rows of inputs: \{'caption': 2\}, and 1 seeds"):
         draw(loaded, PROMPTS[:2], [1])
     with pytest.raises(ValueError, match="batch_size is 0"):
         draw(loaded, PROMPTS[:1], [1], 0)

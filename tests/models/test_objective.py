@@ -1,39 +1,72 @@
-"""The training objective is the squared error of the noise, sample by sample."""
+"""The training objective: losses sample by sample, their weights, and their place among the timesteps."""
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from models.objective import epsilon_loss, min_snr_weight
-
-
-def test_it_is_the_mean_squared_error_of_each_sample() -> None:
-    prediction, eps = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
-    loss = epsilon_loss(prediction, eps)
-    for i in range(3):
-        torch.testing.assert_close(loss[i], torch.nn.functional.mse_loss(prediction[i], eps[i]))
+from models.objective import LOSSES, by_timestep_decile, l2, min_snr_weight
+from models.prediction import PREDICTIONS
+from models.schedule import linear
 
 
-def test_low_precision_is_summed_in_float32() -> None:
-    prediction, eps = torch.randn(2, 2, 4, 32, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
-    loss = epsilon_loss(prediction, eps)
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, epsilon_loss(prediction.double(), eps.double()), rtol=1e-5, atol=0.0)
+@pytest.mark.parametrize(("name", "reference"), [("l2", F.mse_loss), ("l1", F.l1_loss)])
+class TestLosses:
+    def test_it_is_the_mean_error_of_each_sample(self, name: str, reference: type) -> None:
+        output, target = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+        loss = LOSSES[name](output, target)
+        for i in range(3):
+            torch.testing.assert_close(loss[i], reference(output[i], target[i]))
 
+    def test_low_precision_is_summed_in_float32(self, name: str, reference: type) -> None:
+        output, target = torch.randn(2, 2, 4, 32, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+        loss = LOSSES[name](output, target)
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, LOSSES[name](output.double(), target.double()), rtol=1e-5, atol=0.0)
 
-def test_shapes_are_not_broadcast() -> None:
-    with pytest.raises(ValueError, match=r"\[2, 4, 8, 8\].*\[1, 4, 8, 8\]"):
-        epsilon_loss(torch.zeros(2, 4, 8, 8), torch.zeros(1, 4, 8, 8))
+    def test_shapes_are_not_broadcast(self, name: str, reference: type) -> None:
+        with pytest.raises(ValueError, match=r"\[2, 4, 8, 8\].*\[1, 4, 8, 8\]"):
+            LOSSES[name](torch.zeros(2, 4, 8, 8), torch.zeros(1, 4, 8, 8))
 
 
 def test_min_snr_weight_is_gamma_over_snr_where_the_latent_is_nearly_clean() -> None:
     alpha_bar = torch.tensor([0.01, 0.5, 0.8, 0.95, 0.999], dtype=torch.float64)
     snr = alpha_bar / (1 - alpha_bar)
-    weight = min_snr_weight(alpha_bar, 5.0)
+    weight = min_snr_weight(alpha_bar, 5.0, PREDICTIONS["epsilon"])
     torch.testing.assert_close(weight * snr, snr.clamp(max=5.0))
     assert weight[0] == weight[1] == weight[2] == 1.0
     assert weight[4] < weight[3] < 1.0
 
 
+def test_min_snr_weighs_the_same_error_the_same_whatever_is_predicted() -> None:
+    schedule = linear(0.00085, 0.012)
+    t = torch.tensor([0, 100, 300, 600, 999])
+    generator = torch.Generator().manual_seed(0)
+    z_0, eps, error = torch.randn(3, 5, 8, generator=generator, dtype=torch.float64)
+    alpha, sigma = schedule.roots(t, z_0)
+    wrong_eps = (alpha * z_0 + sigma * eps - alpha * (z_0 + error)) / sigma  # goes with z_0 + error at the same z_t
+
+    def weighed(name: str) -> Tensor:
+        prediction = PREDICTIONS[name]
+        right = prediction.target(z_0, eps, alpha, sigma)
+        wrong = prediction.target(z_0 + error, wrong_eps, alpha, sigma)
+        return (wrong - right).square().mean(1) * min_snr_weight(schedule.alpha_bar[t], 5.0, prediction)
+
+    torch.testing.assert_close(weighed("v"), weighed("epsilon"))
+    torch.testing.assert_close(weighed("z_0"), weighed("epsilon"))
+
+
 def test_min_snr_weight_refuses_a_gamma_that_is_not_positive() -> None:
     with pytest.raises(ValueError, match="gamma=0"):
-        min_snr_weight(torch.tensor([0.5]), 0.0)
+        min_snr_weight(torch.tensor([0.5]), 0.0, PREDICTIONS["epsilon"])
+
+
+def test_deciles_hold_every_loss_once_by_its_timestep() -> None:
+    t = torch.tensor([0, 99, 100, 999, 950])
+    losses = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])
+    deciles = by_timestep_decile(losses, t, 1000)
+    assert deciles.shape == (10, 2)
+    assert deciles[:, 0].tolist() == [3, 4, 0, 0, 0, 0, 0, 0, 0, 24]
+    assert deciles[:, 1].tolist() == [2, 1, 0, 0, 0, 0, 0, 0, 0, 2]
+    assert by_timestep_decile(losses, t // 100, 10)[:, 1].sum() == 5
+    assert by_timestep_decile(l2(losses[:, None], losses[:, None] + 1), t, 1000)[9].tolist() == [2, 2]

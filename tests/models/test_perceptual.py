@@ -6,7 +6,9 @@ import lpips
 import pytest
 import torch
 
+from models.guidance import post_hoc
 from models.perceptual import PerceptualLoss
+from tests.models.samplers.known import SCHEDULE, gaussian_denoiser
 
 pytestmark = pytest.mark.filterwarnings("ignore:The parameter 'pretrained'", "ignore:Arguments other than")
 
@@ -83,3 +85,14 @@ def test_bad_shapes_are_named(weights: Path) -> None:
     for x, y in [((1, 3, 32, 32), (1, 3, 16, 16)), ((1, 1, 32, 32),) * 2, ((1, 3, 8, 32),) * 2]:
         with pytest.raises(ValueError, match="at least 16"):
             loss(torch.zeros(x), torch.zeros(y))
+
+
+def test_it_guides_a_denoiser_to_an_image(weights: Path) -> None:
+    perceptual, wanted = PerceptualLoss(weights), images(0)
+    denoiser, z_t, t = gaussian_denoiser(0.5), images(1), torch.tensor([100, 300])
+
+    def distance(shown: torch.Tensor) -> torch.Tensor:
+        return perceptual(shown, wanted)
+
+    guided = post_hoc(denoiser, lambda z: z, distance, SCHEDULE, scale=10.0)(z_t, t)
+    assert (distance(guided.z_0) < distance(denoiser(z_t, t).z_0)).all()

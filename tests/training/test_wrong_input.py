@@ -72,6 +72,15 @@ ALONE = {
     "unknown decay": Wrong(("learning_rate.decay=linear",), "learning_rate.decay=linear", "constant, cosine"),
     "unknown tracker": Wrong(("tracker.mode=onlin",), "tracker.mode=onlin", "auto, online, offline, disabled"),
     "unknown protocol": Wrong(("monitor.protocol=emoji",), "monitor.protocol=emoji", "openmoji"),
+    "unknown prediction": Wrong(("task.prediction=x_0",), "task.prediction=x_0", "choose one of epsilon, v, z_0"),
+    "unknown loss": Wrong(("task.loss=huber",), "task.loss=huber", "choose one of l2, l1"),
+    "noise that can't be": Wrong(("task.offset_noise=-0.1",), "task.offset_noise=-0.1", "at least 0"),
+    "no gamma": Wrong(("task.min_snr_gamma=0",), "task.min_snr_gamma=0", "or null"),
+    "unknown schedule": Wrong(("schedule=quadratic",), "schedule=quadratic", "choose one of cosine, linear"),
+    "betas": Wrong(("schedule.beta_end=1.5",), "schedule=models.schedule.linear: ", "beta_start <= beta_end < 1"),
+    "noise without a trace": Wrong(
+        ("schedule.zero_terminal_snr=true",), "task.prediction=epsilon", "choose v or z_0 prediction"
+    ),
     "no rank": Wrong(("run.ranks=0",), "run.ranks=0", "at least 1"),
     "batch": Wrong(("batch.global_size=9",), "batch.global_size=9", "2 ranks x batch.micro_size=4 = 8; choose 8 or 16"),
     "image size": Wrong(("data.image_size=30",), "data.image_size=30", "first stage's f=4 x the UNet's stride 2"),

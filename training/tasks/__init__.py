@@ -17,7 +17,11 @@ class Task(Protocol):
     engines: dict[str, Engine]
 
     def train_step(self, micro_batches: Iterator[Batch], step: int, learning_rate: float) -> dict[str, torch.Tensor]:
-        """Consumes one step's micro-batches, updates the engines, returns this rank's mean metrics (scalars)."""
+        """Consumes one step's micro-batches, updates the engines, returns this rank's metrics.
+
+        A scalar is this rank's mean over its equal share of the step. [K, 2] are sums and numbers of K groups, which
+        may lie unevenly on the ranks, and are empty on some.
+        """
         ...
 
     def extra_state(self) -> dict[str, Any]:

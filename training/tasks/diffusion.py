@@ -1,8 +1,8 @@
-"""Latent diffusion: predict the noise that was added to a first stage's latent (LDM Eq. 2)."""
+"""Latent diffusion: predict the noise that was added to a first stage's latent, or what follows from it (LDM Eq. 2)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,8 @@ import torch
 from data.batch import Batch
 from models.conditioners import Condition, Conditioners
 from models.latent_diffusion import FirstStage
-from models.objective import epsilon_loss, min_snr_weight
+from models.objective import DECILES, by_timestep_decile, min_snr_weight
+from models.prediction import Prediction, check_prediction
 from models.schedule import NoiseSchedule
 from training import noise
 from training.engine import Engine
@@ -19,9 +20,13 @@ from training.engine import Engine
 class DiffusionTask:
     """Trains a LatentDiffusion module behind `engine` on latents of a frozen first stage.
 
+    prediction: what the module's output means. sample_loss: (output, target) -> float32 [B], of models.objective.
     frozen: the conditioners that are not trained. nothing: by name, the input that says nothing, which replaces a
     sample's own with the probability in `dropout` (classifier-free guidance needs it). min_snr_gamma: weighs timesteps
-    by min-SNR; None: evenly. Every random number is keyed by (seed, sample number).
+    by min-SNR; None: evenly. offset_noise: deviation of what is added to a whole channel's noise, so that the model
+    learns to change a picture's mean; 0: nothing. Every random number is keyed by (seed, sample number).
+
+    Raises ValueError where prediction and schedule don't go together.
     """
 
     def __init__(
@@ -29,52 +34,71 @@ class DiffusionTask:
         engine: Engine,
         first_stage: FirstStage,
         schedule: NoiseSchedule,
+        prediction: Prediction,
+        sample_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         frozen: Conditioners,
         nothing: Mapping[str, torch.Tensor],
         dropout: Mapping[str, float],
         accumulation: int,
         min_snr_gamma: float | None,
+        offset_noise: float,
         seed: int,
     ) -> None:
+        check_prediction(prediction, schedule)
         self.engines = {"model": engine}
         self.engine = engine
         self.first_stage = first_stage
         self.schedule = schedule
+        self.prediction = prediction
+        self.sample_loss = sample_loss
         self.frozen = frozen
         self.nothing = nothing
         self.dropout = dropout
         self.accumulation = accumulation
         self.min_snr_gamma = min_snr_gamma
+        self.offset_noise = offset_noise
         self.seed = seed
 
     def train_step(self, micro_batches: Iterator[Batch], step: int, learning_rate: float) -> dict[str, torch.Tensor]:
-        """One update. Returns {"loss": mean of this rank's micro-batches}, a float32 scalar on the device."""
+        """One update. Returns float32 on the device, over this rank's micro-batches: "loss", the mean, and
+        "loss_decile", the sums and numbers [10, 2] of unweighed losses by timestep."""
         total = torch.zeros((), device=self.engine.device)
+        deciles = torch.zeros(DECILES, 2, device=self.engine.device)
         for _ in range(self.accumulation):
-            loss = self.loss(next(micro_batches))
+            losses, t = self.losses(next(micro_batches))
+            loss = self.weighted(losses, t).mean()
             self.engine.backward(loss)
             self.engine.step(learning_rate)
             total += loss.detach()
-        return {"loss": total / self.accumulation}
+            deciles += by_timestep_decile(losses.detach(), t, self.schedule.steps)
+        return {"loss": total / self.accumulation, "loss_decile": deciles}
 
-    def loss(self, batch: Batch) -> torch.Tensor:
-        """Mean of ‖ε − ε_θ(z_t, t, τ_θ(y))‖² over the micro-batch, weighed (LDM Eq. 3)."""
+    def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each sample's loss, ‖ε − ε_θ(z_t, t, τ_θ(y))‖² (LDM Eq. 3) or another, float32 [B], and its t, int64 [B]."""
         device = self.engine.device
         numbers = batch.numbers.tolist()
         z_0 = self.encode(batch.images.to(device), numbers)  # [B, C, h, w]
-        eps = noise.normal(self.seed, "noise", numbers, z_0.shape[1:]).to(device)
+        eps = self.draw_noise(numbers, z_0.shape[1:]).to(device)
         t = noise.integers(self.seed, "timestep", numbers, self.schedule.steps).to(device)  # [B]
         z_t = self.schedule.add_noise(z_0, eps, t)
         inputs = {name: values.to(device) for name, values in self.drop(batch.inputs, numbers).items()}
-        prediction = self.engine(z_t.to(self.engine.dtype), t, inputs, self.given(inputs))
-        return self.weighted(epsilon_loss(prediction, eps), t).mean()
+        output = self.engine(z_t.to(self.engine.dtype), t, inputs, self.given(inputs))
+        return self.sample_loss(output, self.prediction.target(z_0, eps, *self.schedule.roots(t, z_0))), t
+
+    def draw_noise(self, numbers: list[int], shape: torch.Size) -> torch.Tensor:
+        """Standard normal noise, float32 [B, *shape], with each channel's offset (Guttenberg 2023, "Diffusion with
+        Offset Noise")."""
+        eps = noise.normal(self.seed, "noise", numbers, shape)
+        if self.offset_noise:
+            eps += self.offset_noise * noise.normal(self.seed, "offset_noise", numbers, (shape[0], 1, 1))
+        return eps
 
     def weighted(self, losses: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Each sample's loss [B] with its timestep's weight: 1 (LDM Eq. 2), or min-SNR where a gamma is set."""
+        """Each sample's loss [B] times its timestep's weight: 1 (LDM Eq. 2), or min-SNR where a gamma is set."""
         if self.min_snr_gamma is None:
             return losses
         alpha_bar = self.schedule.alpha_bar[t.cpu()]
-        return losses * min_snr_weight(alpha_bar, self.min_snr_gamma).to(losses)
+        return losses * min_snr_weight(alpha_bar, self.min_snr_gamma, self.prediction).to(losses)
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor, numbers: list[int]) -> torch.Tensor:

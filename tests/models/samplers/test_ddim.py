@@ -1,25 +1,23 @@
 """DDIM against the published sampler and against closed forms."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from models.conditioners import Condition
-from models.guidance import classifier_free
-from models.samplers.ddim import ddim, ddim_timesteps
-from tests.models.samplers.known import SCHEDULE, exact_end, gaussian_denoiser, toy
+from models.prediction import Estimate
+from models.samplers.ddim import Spacing, ddim, ddim_timesteps, trajectory
+from models.schedule import linear
+from tests.models.samplers.known import SCHEDULE, drawn_distribution, exact_end, gaussian_denoiser, toy_denoiser
 
 
 @pytest.mark.parametrize(("steps", "scale"), [(10, 1.0), (50, 1.0), (50, 5.0)])
 def test_trajectories_end_where_the_published_ones_do(golden: Any, steps: int, scale: float) -> None:
     data = golden.tensors("samplers")
-    ones = torch.ones(len(data["x_T"]), 1, 1, 1)
-    condition, nothing = Condition(context=ones), Condition(context=-ones)
-    denoiser = classifier_free(toy, condition, nothing, scale)
-    z_0 = ddim(denoiser, data["x_T"], SCHEDULE, steps)
+    z_0 = ddim(toy_denoiser(len(data["x_T"]), scale), data["x_T"], SCHEDULE, steps)
     golden.agree(z_0, data[f"ddim.S{steps}.scale{scale:.0f}"])
 
 
@@ -35,12 +33,49 @@ def test_timesteps_follow_the_published_rule_wherever_it_takes_the_steps_asked_f
             assert ddim_timesteps(steps) == published
 
 
-def test_every_number_of_steps_gives_that_many_within_the_schedule() -> None:
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_every_number_of_steps_gives_that_many_within_the_schedule(spacing: Spacing) -> None:
     for steps in range(1, 1001):
-        times = ddim_timesteps(steps)
+        times = ddim_timesteps(steps, 1000, spacing)
         assert len(set(times)) == steps
         assert times == sorted(times)
         assert times[0] >= 0 and times[-1] <= 999
+        assert times[-1] == 999 or spacing == "leading"
+
+
+def test_every_number_of_steps_runs() -> None:
+    asked: list[int] = []
+
+    def denoiser(z_t: Tensor, t: Tensor) -> Estimate:
+        asked.append(len(t))
+        return Estimate(z_t, z_t)
+
+    for steps in range(1, 1001):
+        asked.clear()
+        z_0 = ddim(denoiser, torch.ones(1, dtype=torch.float64), SCHEDULE, steps)
+        assert len(asked) == steps
+        assert z_0.isfinite().all()
+
+
+def test_trailing_timesteps_are_those_of_lin_et_al() -> None:
+    assert ddim_timesteps(10, 1000, "trailing") == [99, 199, 299, 399, 499, 599, 699, 799, 899, 999]
+    assert ddim_timesteps(3, 1000, "trailing") == [332, 666, 999]
+
+
+def test_the_published_rule_takes_more_steps_or_leaves_the_schedule() -> None:
+    assert ddim_timesteps(30, 1000, "published") == list(range(1, 1000, 33))
+    assert len(ddim_timesteps(30, 1000, "published")) == 31
+    for steps in (3, 9, 27, 36, 37, *range(101, 112), 1000):
+        with pytest.raises(ValueError, match=f"steps={steps}: spacing=published.*choose spacing=leading"):
+            ddim_timesteps(steps, 1000, "published")
+    with pytest.raises(ValueError, match="spacing=even: choose leading, trailing or published"):
+        ddim_timesteps(5, 1000, "even")  # type: ignore[arg-type]
+
+
+def test_the_spacing_follows_from_where_the_schedule_ends() -> None:
+    ending_in_noise = linear(0.00085, 0.012, zero_terminal_snr=True)
+    for schedule, spacing in ((SCHEDULE, "leading"), (ending_in_noise, "trailing")):
+        assert trajectory(7, schedule, None) == trajectory(7, schedule, spacing)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
@@ -60,13 +95,8 @@ def test_the_error_on_gaussian_data_halves_when_steps_double() -> None:
 
 
 def test_ancestral_sampling_gives_the_deviation_of_the_data() -> None:
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(_: int) -> Tensor:
-        return torch.randn(20_000, 1, generator=generator, dtype=torch.float64)
-
-    z_0 = ddim(gaussian_denoiser(0.5), draw(0), SCHEDULE, 500, eta=1.0, noise=draw)
-    assert abs(z_0.std().item() - 0.5) < 0.01
+    _, deviation = drawn_distribution(partial(ddim, eta=1.0), SCHEDULE, 500)
+    assert abs(deviation - 0.5) < 0.01
 
 
 def test_noise_is_asked_for_only_when_it_matters() -> None:
@@ -83,6 +113,8 @@ def test_noise_is_asked_for_only_when_it_matters() -> None:
     assert asked == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match=r"eta=0\.5"):
         ddim(gaussian_denoiser(0.5), z_T, SCHEDULE, 5, eta=0.5)
+    with pytest.raises(ValueError, match="eta=-1"):
+        ddim(gaussian_denoiser(0.5), z_T, SCHEDULE, 5, eta=-1, noise=draw)
 
 
 def test_progress_wraps_every_step() -> None:
