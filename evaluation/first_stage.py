@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.autoencoder import AutoencoderKL
+from models.autoencoder import Autoencoder, IdentityAutoencoder
 from models.latent_diffusion import FirstStage
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -18,13 +18,20 @@ class FirstStageError(Exception):
     """First-stage weights are missing, unreadable or of another model; the message says which and what to do."""
 
 
-def load_first_stage(autoencoder: AutoencoderKL, weights: str | None, scale: float | None) -> FirstStage:
+def load_first_stage(
+    autoencoder: Autoencoder | IdentityAutoencoder, weights: str | None, scale: float | None
+) -> FirstStage:
     """Returns the frozen first stage with the weights of a safetensors file in it, on the CPU in float32.
 
-    weights: path, relative ones taken from the working directory and then from the project's folder.
-    scale: factor on latents; None stands for 1 until the training task has estimated it (LDM App. G).
+    weights: path, relative ones taken from the working directory and then from the project's folder; None for an
+    identity, which has no weights. scale: factor on latents; None stands for 1 until the training task has estimated
+    it (LDM App. G).
     Raises FirstStageError when the file is missing, is no safetensors file, or holds another model.
     """
+    if isinstance(autoencoder, IdentityAutoencoder):
+        if weights is not None:
+            raise FirstStageError(f"first_stage.weights={weights}: an identity has no weights; set it to null")
+        return FirstStage(autoencoder, 1.0 if scale is None else scale)
     if weights is None:
         raise FirstStageError(
             "first_stage.weights=null: give the path of a trained first stage (ldm train experiment=demo_autoencoder "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,8 +18,10 @@ from training.schedule import DECAYS
 from training.tracker import MODES
 
 TASKS = ("diffusion", "autoencoder")
+RECONSTRUCTIONS = ("likelihood", "mean")
 CHOICES: dict[str, tuple[object, ...]] = {
     "task.name": TASKS,
+    "task.reconstruction": RECONSTRUCTIONS,
     "engine.zero_stage": STAGES,
     "engine.precision": PRECISIONS,
     "learning_rate.decay": DECAYS,
@@ -30,10 +33,12 @@ WHOLE_NUMBERS = {
     **dict.fromkeys(("data.image_size", "data.samples_per_shard", "checkpoint.every", "checkpoint.keep"), 1),
     **dict.fromkeys(("monitor.every", "monitor.sampler_steps", "monitor.final_sampler_steps", "monitor.pictures"), 1),
     **dict.fromkeys(("run.seed", "data.workers", "data.storage.retries", "learning_rate.warmup_steps"), 0),
+    "task.adversary_start": 0,
 }
 """Settings that are whole numbers, and the least that each may be."""
 SHARES = ("data.max_bad_share", "task.caption_dropout", "learning_rate.floor", "optimizer.ema_decay")
 POSITIVE = ("learning_rate.base", "data.storage.timeout_seconds")
+NOT_NEGATIVE = ("task.regulariser_weight", "task.adversary_weight")
 USER_IN_URL = re.compile(r"://[^/@\s]+@")
 ABSENT = object()
 
@@ -54,6 +59,17 @@ def check_settings(config: DictConfig, world: int) -> None:
     for key, value in _present(config, POSITIVE):
         if not _is_number(value) or value <= 0:
             raise ConfigurationError(key, value, "it must be a number above 0")
+    for key, value in _present(config, NOT_NEGATIVE):
+        if not _is_number(value) or value < 0:
+            raise ConfigurationError(key, value, "it must be a number of at least 0")
+    for key, value in _present(config, ("task.perceptual_weights",)):
+        if value is not None and not Path(value).is_file():
+            raise ConfigurationError(
+                key, value, "no such file; give torchvision's VGG-16 weights, or null to train without the perceptual loss"
+            )
+    if config.task.name == "autoencoder" and config.engine.zero_stage == 3:
+        # The adversary is differentiated outside of its engine too, where ZeRO 3 hasn't gathered its weights.
+        raise ConfigurationError("engine.zero_stage", 3, "first stages train with whole weights; choose engine=zero2")
     betas = list(config.optimizer.betas)
     if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
         raise ConfigurationError(
@@ -141,6 +157,7 @@ def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
     """
     import torch
 
+    from models.autoencoder import Autoencoder
     from training.components import component, explained
     from training.modules import parameter_shapes
 
@@ -151,6 +168,9 @@ def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
         shapes = parameter_shapes(config)
     with torch.device("meta"):
         first_stage = component(config, "first_stage.autoencoder" if diffusion else "model")
+        if not diffusion and not isinstance(first_stage, Autoencoder):
+            choices = "choose models.autoencoder.AutoencoderKL or AutoencoderVQ"
+            raise ConfigurationError("model", config.model._target_, f"it can't be trained as a first stage; {choices}")
         factor, reason = first_stage.downsampling, "the first stage's f"
         if diffusion:
             _parts_fit(config, first_stage.latent_channels)
