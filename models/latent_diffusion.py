@@ -89,7 +89,9 @@ class FirstStage(nn.Module):
         z = (z / self.scale).to(self._dtype)
         if tile is None:
             return self.autoencoder.decode(z).clamp(-1.0, 1.0)
-        return decode_tiled(self.autoencoder.decode, z, self.autoencoder.downsampling, tile, tile // 4).clamp_(-1.0, 1.0)
+        return decode_tiled(self.autoencoder.decode, z, self.autoencoder.downsampling, tile, tile // 4).clamp_(
+            -1.0, 1.0
+        )
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 
-def decode_tiled(
-    decode: Callable[[Tensor], Tensor], z: Tensor, downsampling: int, tile: int, overlap: int
-) -> Tensor:
+def decode_tiled(decode: Callable[[Tensor], Tensor], z: Tensor, downsampling: int, tile: int, overlap: int) -> Tensor:
     """Images of latents z, float [B, C, h, w], of any size: [B, channels, f*h, f*w], f = downsampling.
 
     decode: maps latents [1, C, tile, tile], or less where z is smaller, to images f times as large. It is given one
@@ -24,7 +22,9 @@ def decode_tiled(
     tile, without seams. Raises ValueError when tile or overlap is out of range.
     """
     if tile < 1 or not 0 <= overlap <= tile // 2:
-        raise ValueError(f"tile={tile}, overlap={overlap}: give a tile of 1 or more and an overlap of at most half of it")
+        raise ValueError(
+            f"tile={tile}, overlap={overlap}: give a tile of 1 or more and an overlap of at most half of it"
+        )
     if max(z.shape[-2:]) <= tile:
         return torch.cat([decode(image) for image in z.split(1)])
     images: Tensor | None = None  # allocated when the first tile tells channels and dtype

@@ -65,7 +65,9 @@ def check_settings(config: DictConfig, world: int) -> None:
     for key, value in _present(config, ("task.perceptual_weights",)):
         if value is not None and not Path(value).is_file():
             raise ConfigurationError(
-                key, value, "no such file; give torchvision's VGG-16 weights, or null to train without the perceptual loss"
+                key,
+                value,
+                "no such file; give torchvision's VGG-16 weights, or null to train without the perceptual loss",
             )
     if config.task.name == "autoencoder" and config.engine.zero_stage == 3:
         # The adversary is differentiated outside of its engine too, where ZeRO 3 hasn't gathered its weights.

@@ -43,6 +43,7 @@ class Wrong:
     remedy: str
 
 
+IDENTITY = "{_target_: models.autoencoder.IdentityAutoencoder}"
 IN_PIXELS = ("model.unet.in_channels=3", "model.unet.out_channels=3")
 
 ALONE = {
@@ -86,7 +87,7 @@ ALONE = {
         ("+autoencoder@first_stage.autoencoder=kl_f9",), "autoencoder@first_stage.autoencoder=kl_f9", "kl_f8"
     ),
     "an identity with weights": Wrong(
-        ("~first_stage.autoencoder", "+autoencoder@first_stage.autoencoder=identity", *IN_PIXELS),
+        ("~first_stage.autoencoder", f"+first_stage.autoencoder={IDENTITY}", *IN_PIXELS),
         "first_stage.weights=",
         "set it to null",
     ),
@@ -173,14 +174,16 @@ def test_missing_values(refused: Refused, first_stage_weights: Path) -> None:
 
 
 FIRST_STAGES = {
-    "unknown reconstruction": Wrong(("task.reconstruction=l2",), "task.reconstruction=l2", "choose one of likelihood, mean"),
+    "unknown reconstruction": Wrong(
+        ("task.reconstruction=l2",), "task.reconstruction=l2", "choose one of likelihood, mean"
+    ),
     "a negative weight": Wrong(("task.regulariser_weight=-1",), "task.regulariser_weight=-1", "at least 0"),
     "an adversary before the start": Wrong(("task.adversary_start=-1",), "task.adversary_start=-1", "at least 0"),
     "no perceptual weights": Wrong(
         ("task.perceptual_weights=/no/vgg16.pth",), "task.perceptual_weights=/no/vgg16.pth", "or null"
     ),
     "nothing to train": Wrong(
-        ("~model", "+autoencoder@model=identity"), "model=models.autoencoder.IdentityAutoencoder", "AutoencoderVQ"
+        ("~model", f"+model={IDENTITY}"), "model=models.autoencoder.IdentityAutoencoder", "AutoencoderVQ"
     ),
     "sharded weights": Wrong(("engine=zero3",), "engine.zero_stage=3", "choose engine=zero2"),
 }
