@@ -86,12 +86,11 @@ class FirstStage(nn.Module):
         tile: side in latent pixels of the overlapping tiles that are decoded one by one, which bounds the memory;
         neighbours share a quarter of it. None: decoded whole. What tiles change: see models.tiling.
         """
-        z = (z / self.scale).to(self._dtype)
+        z, autoencoder = (z / self.scale).to(self._dtype), self.autoencoder
         if tile is None:
-            return self.autoencoder.decode(z).clamp(-1.0, 1.0)
-        return decode_tiled(self.autoencoder.decode, z, self.autoencoder.downsampling, tile, tile // 4).clamp_(
-            -1.0, 1.0
-        )
+            return autoencoder.decode(z).clamp(-1.0, 1.0)
+        # In place: a second image of this size would be twice the memory that tiles are there to bound.
+        return decode_tiled(autoencoder.decode, z, autoencoder.downsampling, tile, overlap=tile // 4).clamp_(-1.0, 1.0)
 
     @property
     def _dtype(self) -> torch.dtype:

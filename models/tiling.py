@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ def _tiles(size: int, tile: int, overlap: int, downsampling: int) -> Iterator[tu
     pixels = torch.arange(downsampling * size, dtype=torch.float64) + 0.5
     ramp = max(downsampling * overlap / 2, 1e-9)  # a step where nothing is shared
     # From 0 to 1 across the middle of what a tile shares with the one before; all ones for the first, zeros at the end.
-    middles = [downsampling * (before + tile + start) / 2 for before, start in zip(starts, starts[1:], strict=False)]
+    middles = [downsampling * (before + tile + start) / 2 for before, start in pairwise(starts)]
     shares = [torch.ones_like(pixels), *(((pixels - m) / ramp + 0.5).clamp(0, 1) for m in middles)]
     for start, share, following in zip(starts, shares, [*shares[1:], torch.zeros_like(pixels)], strict=True):
         yield start, (share - following)[downsampling * start : downsampling * (start + tile)]
