@@ -23,8 +23,8 @@ class ImageModel:
     """All that turns noise into images, on one device.
 
     model: denoiser and the conditioners trained with it. frozen: the other conditioners. first_stage: latents to
-    images. schedule, prediction: the noise, and the meaning of the denoiser's output, that it was trained with. nothing: by
-    name, the input that says nothing [...], from which guidance leads away.
+    images. schedule, prediction: the noise, and the meaning of the denoiser's output, that it was trained with.
+    nothing: by name, the input that says nothing [...], from which guidance leads away.
     """
 
     model: LatentDiffusion

@@ -1,7 +1,9 @@
 """First stages: images to a small latent and back, KL-regularised or vector-quantised (LDM Sec. 3.1, App. G)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +37,16 @@ class Posterior:
         return 0.5 * elements.flatten(1).sum(1)
 
 
-class Autoencoder(nn.Module):
+class Regularised(NamedTuple):
+    """What an autoencoder trains on. latents: as the decoder takes them, float [B, C, h, w]. penalty: the regulariser,
+    mean over the images, float []. statistics: scalars worth watching, by name, without gradient."""
+
+    latents: Tensor
+    penalty: Tensor
+    statistics: dict[str, Tensor]
+
+
+class Autoencoder(nn.Module, ABC):
     """Encoder and decoder with a latent between them: what KL and VQ first stages share.
 
     channels: width at full resolution, times channel_multipliers[i] at level i.
@@ -90,19 +101,28 @@ class Autoencoder(nn.Module):
         assert isinstance(weight, nn.Parameter)
         return weight
 
+    @abstractmethod
+    def latents(self, x: Tensor, noise: Tensor) -> Tensor:
+        """The latents that diffusion works on: float [B, latent_channels, H/f, W/f]. noise: standard normal of z's
+        shape; zeros give the most likely latents. Images x: float [B, in_channels, H, W] in [-1, 1]."""
+
+    @abstractmethod
+    def regularised(self, x: Tensor, noise: Tensor) -> Regularised:
+        """Latents of images for the decoder, with their regulariser; arguments as of `latents`."""
+
     def decode(self, z: Tensor) -> Tensor:
         """Images of latents z: float [B, latent_channels, h, w] -> [B, in_channels, f*h, f*w], about [-1, 1].
 
         Raises ValueError when z has another shape.
         """
-        return self.to_image(self.last_features(z))
-
-    def last_features(self, z: Tensor) -> Tensor:
-        """What the decoder's last convolution sees: float [B, channels, f*h/p, f*w/p]. `decode` up to there."""
         if z.ndim != 4 or z.shape[1] != self.latent_channels:
             raise ValueError(
                 f"latents have shape {list(z.shape)}: this decoder takes [B, {self.latent_channels}, h, w]"
             )
+        return self.to_image(self.last_features(self._for_decoder(z)))
+
+    def last_features(self, z: Tensor) -> Tensor:
+        """What the decoder's last convolution sees of `regularised` latents: float [B, channels, f*h/p, f*w/p]."""
         return self.decoder(self.from_latent(z))
 
     def to_image(self, features: Tensor) -> Tensor:
@@ -112,6 +132,10 @@ class Autoencoder(nn.Module):
     def to_image_with(self, features: Tensor, weight: Tensor) -> Tensor:
         """As `to_image`, with another weight of last_layer's shape and without bias: to differentiate by it."""
         return self._unfold(F.conv2d(features, weight, padding=1))
+
+    def _for_decoder(self, z: Tensor) -> Tensor:
+        """What the decoder takes for z: z itself, unless a first stage says otherwise."""
+        return z
 
     def _moments(self, x: Tensor) -> Tensor:
         """The encoder's numbers: float [B, numbers_a_latent * latent_channels, H/f, W/f]. Raises ValueError."""
@@ -168,6 +192,12 @@ class AutoencoderKL(Autoencoder):
         """A sample of q(z | x) from standard normal noise of z's shape: float [B, latent_channels, H/f, W/f]."""
         return self.encode(x).sample(noise)
 
+    def regularised(self, x: Tensor, noise: Tensor) -> Regularised:
+        """A sample of q(z | x); penalty: the KL in nats, summed over an image's latent (LDM App. G)."""
+        posterior = self.encode(x)
+        kl = posterior.kl().mean()
+        return Regularised(posterior.sample(noise), kl, {"kl": kl.detach()})
+
 
 class AutoencoderVQ(Autoencoder):
     """First stage whose decoder begins with a quantisation layer (LDM Sec. 3.1, App. G). Settings: see Autoencoder.
@@ -219,6 +249,33 @@ class AutoencoderVQ(Autoencoder):
         """z, float [B, latent_channels, h, w], with the nearest codebook entry at each position."""
         return self.codebook(z)
 
-    def last_features(self, z: Tensor) -> Tensor:
-        """Quantises z, then does as Autoencoder: a latent that was quantised already stays as it is."""
-        return super().last_features(self.quantise(z).latents)
+    def regularised(self, x: Tensor, noise: Tensor) -> Regularised:
+        """Quantised latents; penalty: codebook and commitment loss. There is nothing to draw, noise is left alone."""
+        latents, indices, loss = self.quantise(self.encode(x))
+        perplexity = self.codebook.perplexity(indices)
+        return Regularised(latents, loss, {"codebook_loss": loss.detach(), "codebook_perplexity": perplexity})
+
+    def _for_decoder(self, z: Tensor) -> Tensor:
+        """z quantised: what was quantised already stays as it is."""
+        return self.quantise(z).latents
+
+
+class IdentityAutoencoder(nn.Module):
+    """The first stage with f = 1: images are their own latents, and diffusion works on pixels (LDM-1, Tab. 13, 14).
+
+    channels: of the images. There is nothing to train.
+    """
+
+    downsampling = 1
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        self.latent_channels = channels
+
+    def latents(self, x: Tensor, noise: Tensor) -> Tensor:
+        """x as it is: float [B, channels, H, W]. There is nothing to draw, and noise is left alone."""
+        return x
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z as it is: float [B, channels, H, W]."""
+        return z

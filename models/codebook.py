@@ -31,8 +31,9 @@ class Codebook(nn.Module):
 
     def nearest(self, z: Tensor) -> Tensor:
         """Index of the entry nearest to z at each position: float [B, C, h, w] -> int64 [B, h, w]."""
-        flat = z.movedim(1, -1).flatten(0, 2)  # [B*h*w, C]
-        entries = self.entries.weight  # [K, C]
+        # In float32 whatever the module computes in: differences between near entries drown in bfloat16.
+        flat = z.float().movedim(1, -1).flatten(0, 2)  # [B*h*w, C]
+        entries = self.entries.weight.float()  # [K, C]
         # |z - e|^2 without |z|^2, which is the same for every entry.
         distances = torch.addmm(entries.square().sum(1), flat, entries.t(), alpha=-2.0)  # [B*h*w, K]
         return distances.argmin(1).view(len(z), *z.shape[2:])
@@ -40,6 +41,14 @@ class Codebook(nn.Module):
     def look_up(self, indices: Tensor) -> Tensor:
         """Entries of indices: int64 [B, h, w] -> float [B, C, h, w]."""
         return self.entries(indices).movedim(-1, 1)
+
+    def perplexity(self, indices: Tensor) -> Tensor:
+        """How many entries are in use, each counted by its share of indices int64 [B, h, w]: float [], 1 to entries.
+
+        exp of the entropy of the shares.
+        """
+        counts = torch.bincount(indices.flatten(), minlength=self.entries.num_embeddings)  # [K]
+        return torch.special.entr(counts / counts.sum()).sum().exp()
 
     def forward(self, z: Tensor) -> Quantised:
         """z float [B, C, h, w] quantised; the gradient of the result reaches z unchanged (Sec. 3.2, Eq. 3)."""

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from models.autoencoder import AutoencoderKL, AutoencoderVQ
+from models.autoencoder import Autoencoder, IdentityAutoencoder
 from models.conditioners import NOTHING, Condition, Conditioner, Conditioners, joined
+from models.tiling import decode_tiled
 from models.unet import UNet
 
 
@@ -47,7 +48,7 @@ class FirstStage(nn.Module):
 
     scale: Tensor
 
-    def __init__(self, autoencoder: AutoencoderKL | AutoencoderVQ, scale: float) -> None:
+    def __init__(self, autoencoder: Autoencoder | IdentityAutoencoder, scale: float) -> None:
         super().__init__()
         if not 0 < scale < float("inf"):
             raise ValueError(f"scale={scale}: give a positive number, 1 / (standard deviation of latents)")
@@ -74,7 +75,7 @@ class FirstStage(nn.Module):
         images: uint8 [B, 3, H, W], or float in [-1, 1]. noise: standard normal of z's shape.
         Raises ValueError when the shapes do not fit. LDM App. G.
         """
-        x = images.to(self.autoencoder.last_layer.dtype)  # [B, 3, H, W]
+        x = images.to(self._dtype)  # [B, 3, H, W]
         if images.dtype == torch.uint8:
             x = x / 127.5 - 1.0
         shape = (len(x), *self.latent_shape(*x.shape[-2:]))
@@ -83,7 +84,19 @@ class FirstStage(nn.Module):
         return self.scale * self.autoencoder.latents(x, noise)  # [B, C, H/f, W/f]
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """Images [B, 3, H, W], float clamped to [-1, 1], of scaled latents z, float [B, C, H/f, W/f]."""
-        x = self.autoencoder.decode((z / self.scale).to(self.autoencoder.last_layer.dtype))  # [B, 3, H, W]
-        return x.clamp(-1.0, 1.0)
+    def decode(self, z: Tensor, tile: int | None = None) -> Tensor:
+        """Images [B, 3, H, W], float clamped to [-1, 1], of scaled latents z, float [B, C, H/f, W/f].
+
+        tile: side in latent pixels of the overlapping tiles that are decoded one by one, which bounds the memory;
+        neighbours share a quarter of it. None: decoded whole. What tiles change: see models.tiling.
+        """
+        z, autoencoder = (z / self.scale).to(self._dtype), self.autoencoder
+        if tile is None:
+            return autoencoder.decode(z).clamp(-1.0, 1.0)
+        # In place: a second image of this size would be twice the memory that tiles are there to bound.
+        return decode_tiled(autoencoder.decode, z, autoencoder.downsampling, tile, overlap=tile // 4).clamp_(-1.0, 1.0)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """What the autoencoder computes in; an identity has no weights that tell."""
+        return next(self.autoencoder.parameters(), self.scale).dtype

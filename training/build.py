@@ -10,7 +10,6 @@ from data.index import Index
 from data.loader import Loader
 from data.stream import Storage
 from evaluation.frozen_conditioners import load_frozen_conditioners
-from models.autoencoder import AutoencoderKL
 from models.latent_diffusion import FirstStage, LatentDiffusion
 from models.objective import LOSSES
 from models.perceptual import PerceptualLoss
@@ -48,7 +47,6 @@ def build_task(config: DictConfig, ranks: Distributed) -> Task:
     module = modules["model"]
     assert isinstance(module, ReconstructionModule)
     autoencoder = module.autoencoder
-    assert isinstance(autoencoder, AutoencoderKL)
     weights = config.task.perceptual_weights
     perceptual = None if weights is None else PerceptualLoss(weights).to(ranks.device)
     size = config.data.image_size // autoencoder.downsampling
@@ -60,7 +58,8 @@ def build_task(config: DictConfig, ranks: Distributed) -> Task:
         perceptual,
         (autoencoder.latent_channels, size, size),
         accumulation,
-        config.task.kl_weight,
+        config.task.reconstruction == "likelihood",
+        config.task.regulariser_weight,
         config.task.adversary_weight,
         config.task.adversary_start,
         config.run.seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,10 +18,12 @@ from training.schedule import DECAYS
 from training.tracker import MODES
 
 TASKS = ("diffusion", "autoencoder")
+RECONSTRUCTIONS = ("likelihood", "mean")
 CHOICES: dict[str, tuple[object, ...]] = {
     "task.name": TASKS,
     "task.prediction": ("epsilon", "v", "z_0"),  # those of models.prediction, whose import would load torch
     "task.loss": ("l2", "l1"),  # those of models.objective
+    "task.reconstruction": RECONSTRUCTIONS,
     "engine.zero_stage": STAGES,
     "engine.precision": PRECISIONS,
     "learning_rate.decay": DECAYS,
@@ -32,11 +35,12 @@ WHOLE_NUMBERS = {
     **dict.fromkeys(("data.image_size", "data.samples_per_shard", "checkpoint.every", "checkpoint.keep"), 1),
     **dict.fromkeys(("monitor.every", "monitor.sampler_steps", "monitor.final_sampler_steps", "monitor.pictures"), 1),
     **dict.fromkeys(("run.seed", "data.workers", "data.storage.retries", "learning_rate.warmup_steps"), 0),
+    "task.adversary_start": 0,
 }
 """Settings that are whole numbers, and the least that each may be."""
 SHARES = ("data.max_bad_share", "learning_rate.floor", "optimizer.ema_decay")
-NOT_NEGATIVE = ("task.offset_noise",)
 POSITIVE = ("learning_rate.base", "data.storage.timeout_seconds")
+NOT_NEGATIVE = ("task.offset_noise", "task.regulariser_weight", "task.adversary_weight")
 USER_IN_URL = re.compile(r"://[^/@\s]+@")
 ABSENT = object()
 
@@ -64,6 +68,19 @@ def check_settings(config: DictConfig, world: int) -> None:
     for key, value in _present(config, POSITIVE):
         if not _is_number(value) or value <= 0:
             raise ConfigurationError(key, value, "it must be a number above 0")
+    for key, value in _present(config, NOT_NEGATIVE):
+        if not _is_number(value) or value < 0:
+            raise ConfigurationError(key, value, "it must be a number of at least 0")
+    for key, value in _present(config, ("task.perceptual_weights",)):
+        if value is not None and not Path(value).is_file():
+            raise ConfigurationError(
+                key,
+                value,
+                "no such file; give torchvision's VGG-16 weights, or null to train without the perceptual loss",
+            )
+    if config.task.name == "autoencoder" and config.engine.zero_stage == 3:
+        # The adversary is differentiated outside of its engine too, where ZeRO 3 hasn't gathered its weights.
+        raise ConfigurationError("engine.zero_stage", 3, "first stages train with whole weights; choose engine=zero2")
     betas = list(config.optimizer.betas)
     if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
         raise ConfigurationError(

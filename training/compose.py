@@ -19,6 +19,9 @@ CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "conf"
 FLAGS_WITH_A_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--config-path", "-cp", "--config-name", "-cn")
 INTERRUPTED_STATUS = 130  # 128 + SIGINT, as shells have it
 
+# ${times:4.5e-6,${batch.global_size}} in a configuration: a setting that grows with another.
+OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)
+
 
 def command(
     config_name: str,
@@ -101,7 +104,7 @@ def _composed(config_name: str, overrides: list[str]) -> DictConfig:
 
 
 def _chooses_a_file(override: str) -> bool:
-    return (CONFIG_FOLDER / override.lstrip("+~").partition("=")[0]).is_dir()
+    return (CONFIG_FOLDER / override.lstrip("+~").partition("=")[0].partition("@")[0]).is_dir()
 
 
 def _wrong_type(default: object, value: object) -> str | None:
@@ -135,7 +138,8 @@ def _explain(error: Exception, config_name: str, overrides: list[str]) -> str:
         if _chooses_a_file(override) and value not in _choices(key):
             choices = _choices(key)
             return (
-                f"{key}={value}: there is no such {key}; choose one of {', '.join(choices)}{_nearest(value, choices)}"
+                f"{key}={value}: there is no such {key.partition('@')[0]}; choose one of {', '.join(choices)}"
+                f"{_nearest(value, choices)}"
             )
     keys = _all_keys(config_name, overrides)
     for override in overrides:
@@ -146,7 +150,7 @@ def _explain(error: Exception, config_name: str, overrides: list[str]) -> str:
 
 
 def _choices(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONFIG_FOLDER / group).glob("*.yaml"))
+    return sorted(path.stem for path in (CONFIG_FOLDER / group.partition("@")[0]).glob("*.yaml"))
 
 
 def _all_keys(config_name: str, overrides: Iterable[str]) -> list[str]:

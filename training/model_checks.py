@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from evaluation.frozen_conditioners import build_frozen_conditioners
+from models.autoencoder import Autoencoder
 from models.prediction import PREDICTIONS, check_prediction
 from training.checks import neighbours
 from training.components import component, explained
@@ -34,6 +35,9 @@ def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
     with torch.device("meta"), WithoutInitialisation():
         first_stage = component(config, "first_stage.autoencoder" if diffusion else "model")
         model: LatentDiffusion | None = component(config, "model") if diffusion else None
+        if not diffusion and not isinstance(first_stage, Autoencoder):
+            choices = "choose models.autoencoder.AutoencoderKL or AutoencoderVQ"
+            raise ConfigurationError("model", config.model._target_, f"it can't be trained as a first stage; {choices}")
         with explained(config, "frozen_conditioners"):
             frozen = build_frozen_conditioners(config)
     factor, reason = first_stage.downsampling, "the first stage's f"

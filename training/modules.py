@@ -11,24 +11,29 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from models.autoencoder import AutoencoderKL
+from models.autoencoder import Autoencoder
 
 
 class ReconstructionModule(nn.Module):
-    """An autoencoder with its learned output variance, as one module for the engine."""
+    """An autoencoder with the variance of its output, as one module for the engine.
 
-    def __init__(self, autoencoder: AutoencoderKL) -> None:
+    learned_variance: False keeps the log variance at 0.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, learned_variance: bool) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         # One element and not a scalar: DeepSpeed can't broadcast parameters without a dimension.
-        self.log_variance = nn.Parameter(torch.zeros(1))
+        self.log_variance = nn.Parameter(torch.zeros(1), requires_grad=learned_variance)
 
-    def forward(self, images: torch.Tensor, posterior_noise: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """images: float32 [B, 3, H, W] in [-1, 1]. Returns the reconstruction, the features that the decoder's last
-        layer saw, the KL in nats [B] and the log variance [1]."""
-        posterior = self.autoencoder.encode(images)
-        features = self.autoencoder.last_features(posterior.sample(posterior_noise))
-        return self.autoencoder.to_image(features), features, posterior.kl(), self.log_variance
+    def forward(
+        self, images: torch.Tensor, posterior_noise: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """images: float [B, 3, H, W] in [-1, 1]. Returns the reconstruction, the features that the decoder's last
+        layer saw, the regulariser's penalty [], the log variance [1] and the regulariser's statistics."""
+        latents, penalty, statistics = self.autoencoder.regularised(images, posterior_noise)
+        features = self.autoencoder.last_features(latents)
+        return self.autoencoder.to_image(features), features, penalty, self.log_variance, statistics
 
 
 def build_modules(config: DictConfig) -> dict[str, nn.Module]:
@@ -37,7 +42,7 @@ def build_modules(config: DictConfig) -> dict[str, nn.Module]:
     if config.task.name == "diffusion":
         return {"model": instantiate(config.model)}
     return {
-        "model": ReconstructionModule(instantiate(config.model)),
+        "model": ReconstructionModule(instantiate(config.model), config.task.reconstruction == "likelihood"),
         "discriminator": instantiate(config.discriminator),
     }
 

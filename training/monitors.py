@@ -23,7 +23,7 @@ from evaluation.metrics.reconstruction import psnr, ssim
 from evaluation.pictures import to_uint8
 from evaluation.protocol import Protocol
 from evaluation.results import Result, read_results, write_result
-from models.autoencoder import AutoencoderKL
+from models.autoencoder import Autoencoder
 from models.latent_diffusion import LatentDiffusion
 from models.samplers.ddim import ddim
 from training.distributed import Distributed
@@ -43,7 +43,7 @@ class AutoencoderMonitor:
         folder: Path,
         config: DictConfig,
         task: AutoencoderTask,
-        model: AutoencoderKL,
+        model: Autoencoder,
         held_out: Batch,
         ranks: Distributed,
         tracker: Tracker,
@@ -82,10 +82,11 @@ class AutoencoderMonitor:
 
     @torch.no_grad()
     def reconstruct(self) -> torch.Tensor:
-        """The posteriors' modes decoded, float32 [N, 3, H, W] in [-1, 1] on the CPU."""
+        """The most likely latents decoded, float32 [N, 3, H, W] in [-1, 1] on the CPU."""
         parts = self.images.split(MEASURE_BATCH)
-        inputs = (part.to(self.ranks.device).float() / 127.5 - 1 for part in parts)
-        return torch.cat([self.model.decode(self.model.encode(x).mode()).clamp(-1, 1).cpu() for x in inputs])
+        no_noise = torch.zeros(1, *self.task.latent_shape, device=self.ranks.device)
+        latents = (self.model.latents(part.to(self.ranks.device).float() / 127.5 - 1, no_noise) for part in parts)
+        return torch.cat([self.model.decode(z).clamp(-1, 1).cpu() for z in latents])
 
 
 class DiffusionMonitor:

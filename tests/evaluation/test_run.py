@@ -18,7 +18,8 @@ def test_weights_step_and_latent_scale_are_the_checkpoints(tiny_run: Path) -> No
     assert raw.step == ema.step == STEP
     assert float(raw.image_model.first_stage.scale) == LATENT_SCALE
     assert raw.image_size == 16
-    for (name, p), (_, q) in zip(raw.image_model.model.named_parameters(), ema.image_model.model.named_parameters(), strict=True):
+    both = (loaded.image_model.model.named_parameters() for loaded in (raw, ema))
+    for (name, p), (_, q) in zip(*both, strict=True):
         torch.testing.assert_close(p / 2, q, msg=name)
         assert not q.requires_grad
     assert raw.inputs["caption"].parse("a red apple").shape == (8,)

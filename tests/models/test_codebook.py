@@ -56,6 +56,22 @@ def test_the_commitment_weighs_the_encoders_share(published: bool, on_codebook: 
     torch.testing.assert_close(codebook.entries.weight.grad, gradient)
 
 
+def test_perplexity_counts_the_entries_in_use(codebook: Codebook) -> None:
+    assert codebook.perplexity(torch.full((2, 4, 4), 3)).item() == pytest.approx(1)
+    assert codebook.perplexity(torch.arange(17).view(1, 1, 17)).item() == pytest.approx(17)
+    even = torch.tensor([0, 5, 9, 16] * 4).view(2, 2, 4)
+    assert codebook.perplexity(even).item() == pytest.approx(4)
+
+
+def test_the_nearest_entry_is_found_in_bfloat16_too(codebook: Codebook) -> None:
+    """Entries that differ by less than bfloat16 can tell of their distances."""
+    with torch.no_grad():
+        codebook.entries.weight.copy_(100 + torch.arange(17.0)[:, None] / 2)
+    codebook.to(torch.bfloat16)
+    z = codebook.look_up(torch.arange(17).view(1, 1, 17))
+    assert torch.equal(codebook.nearest(z).flatten(), torch.arange(17))
+
+
 def small(middle_attention: bool = True) -> AutoencoderVQ:
     torch.manual_seed(0)
     return AutoencoderVQ(16, (1, 2), 1, 3, codebook_entries=32, middle_attention=middle_attention)
@@ -65,11 +81,20 @@ def small(middle_attention: bool = True) -> AutoencoderVQ:
 def test_gradient_reaches_every_parameter_of_the_first_stage(middle_attention: bool) -> None:
     autoencoder = small(middle_attention)
     x = torch.rand(2, 3, 16, 16) * 2 - 1
-    z = autoencoder.encode(x)
-    (autoencoder.decode(z).sub(x).square().sum() + 100 * autoencoder.quantise(z).loss).backward()
+    latents, penalty, statistics = autoencoder.regularised(x, torch.zeros(2, 3, 8, 8))
+    assert 1 < statistics["codebook_perplexity"] <= 32
+    (autoencoder.to_image(autoencoder.last_features(latents)).sub(x).square().sum() + 100 * penalty).backward()
     untouched = [n for n, p in autoencoder.named_parameters() if p.grad is None or not p.grad.any()]
     assert [name for name in untouched if not name.endswith("key.bias")] == []
     assert any("middle.1" in name for name, _ in autoencoder.named_parameters()) == middle_attention
+
+
+def test_what_training_decodes_is_what_is_decoded_of_the_latents() -> None:
+    autoencoder, x = small(), torch.rand(2, 3, 16, 16) * 2 - 1
+    trained = autoencoder.to_image(autoencoder.last_features(autoencoder.regularised(x, torch.zeros(0)).latents))
+    torch.testing.assert_close(autoencoder.decode(autoencoder.latents(x, torch.zeros(0))), trained)
+    with pytest.raises(ValueError, match=r"\[B, 3, h, w\]"):
+        autoencoder.decode(torch.zeros(1, 4, 8, 8))
 
 
 def test_diffusion_works_on_latents_before_quantisation() -> None:

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+import torch
+from hydra.utils import instantiate
 
 from tests.conftest import PROJECT
 from tests.training.runs import composed
@@ -39,9 +40,11 @@ def test_the_paper_s_model_has_its_parameter_counts() -> None:
     shapes = parameter_shapes(config)["model"]
     assert count(shapes, "unet.") == 872_300_484
     assert count(shapes, "conditioners.") == 542_895_360
-    first_stage = OmegaConf.create({**config, "task": {"name": "autoencoder"}, "model": config.first_stage.autoencoder})
-    first_stage.discriminator = {"_target_": "models.discriminator.PatchDiscriminator"}
-    assert count(parameter_shapes(first_stage)["model"], "autoencoder.") == 83_653_863
+    published = composed(["experiment=first_stage_kl_f8"])
+    assert count(parameter_shapes(published)["model"], "autoencoder.") == 83_653_863
+    with torch.device("meta"):
+        ours, theirs = instantiate(config.first_stage.autoencoder), instantiate(published.model)
+    assert [(n, p.shape) for n, p in ours.named_parameters()] == [(n, p.shape) for n, p in theirs.named_parameters()]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["prepare", "--help"]])

@@ -47,6 +47,27 @@ def test_one_rank_and_two_ranks_train_alike_at_every_stage(
             assert difference < 1e-4, f"{world} ranks, {stage}: losses differ by {difference:.1e} relative"
 
 
+def losses_of_a_vq_first_stage(ranks: Distributed, overrides: list[str], folder: Path) -> dict[str, torch.Tensor]:
+    """The metrics of 5 steps with an adversary by name, and how many entries of the codebook no gradient reached."""
+    task, rows = train(ranks, [*overrides, "checkpoint.every=1000"], folder, 6)
+    names = [name for name in rows[-1] if name.startswith("train/")]
+    found = {name: torch.tensor([row[name] for row in rows if row["step"] > 1]) for name in names}
+    squares = dict(task.engines["model"].gather("exp_avg_sq"))["autoencoder.codebook.entries.weight"]
+    return found | {"unused": (squares == 0).all(1).sum()}
+
+
+def test_one_rank_and_two_ranks_train_a_vq_first_stage_alike(
+    tiny_vq: list[str], tmp_path: Path, on_ranks: OnRanks
+) -> None:
+    """With an adversary that plays, and with entries of the codebook that no latent is near to."""
+    found = on_one_and_two(on_ranks, losses_of_a_vq_first_stage, [tiny_vq], tmp_path)
+    assert found[1].keys() == found[2].keys()
+    assert {"train/adversary", "train/codebook_loss"} <= found[1].keys()
+    assert 0 < found[1]["unused"] < 512
+    for name, values in found[1].items():
+        torch.testing.assert_close(found[2][name], values, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
 def straight_and_interrupted(ranks: Distributed, overrides: list[str], folder: Path) -> dict[str, torch.Tensor]:
     """Largest differences between four steps and two + restart + two, by what is compared."""
     overrides = [*overrides, "checkpoint.every=2"]
@@ -72,27 +93,30 @@ def straight_and_interrupted(ranks: Distributed, overrides: list[str], folder: P
     return differences
 
 
-def diffusion_and_autoencoder(
-    ranks: Distributed, diffusion: list[str], autoencoder: list[str], folder: Path
+def diffusion_and_autoencoders(
+    ranks: Distributed, diffusion: list[str], kl: list[str], vq: list[str], folder: Path
 ) -> dict[str, torch.Tensor]:
-    """The differences of both tasks, and of diffusion at every ZeRO stage."""
+    """The differences of diffusion at every ZeRO stage, and of both kinds of first stages."""
     found = {}
     for stage in STAGES:
         for key, value in straight_and_interrupted(
             ranks, [*diffusion, f"engine=zero{stage}"], folder / f"d{stage}"
         ).items():
             found[f"diffusion zero{stage} {key}"] = value
-    for key, value in straight_and_interrupted(ranks, autoencoder, folder / "autoencoder").items():
-        found[f"autoencoder {key}"] = value
+    for name, overrides in (("kl", kl), ("vq", vq)):
+        for key, value in straight_and_interrupted(ranks, overrides, folder / name).items():
+            found[f"{name} {key}"] = value
     return found
 
 
 def test_four_steps_equal_two_restart_two_bit_for_bit(
-    tiny_diffusion: list[str], tiny_autoencoder: list[str], tmp_path: Path, on_ranks: OnRanks
+    tiny_diffusion: list[str], tiny_autoencoder: list[str], tiny_vq: list[str], tmp_path: Path, on_ranks: OnRanks
 ) -> None:
-    found = on_one_and_two(on_ranks, diffusion_and_autoencoder, [tiny_diffusion, tiny_autoencoder], tmp_path)
+    settings = [tiny_diffusion, tiny_autoencoder, tiny_vq]
+    found = on_one_and_two(on_ranks, diffusion_and_autoencoders, settings, tmp_path)
     for world, differences in found.items():
         unequal = {key: value.item() for key, value in differences.items() if value.item() != 0}
         assert not unequal, f"{world} ranks"
         assert any("ema" in key for key in differences)
-        assert any("discriminator exp_avg_sq" in key for key in differences)
+        assert any("kl discriminator exp_avg_sq" in key for key in differences)
+        assert any("vq step 4 train/codebook_perplexity" in key for key in differences)

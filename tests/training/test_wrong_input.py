@@ -43,6 +43,9 @@ class Wrong:
     remedy: str
 
 
+IDENTITY = "{_target_: models.autoencoder.IdentityAutoencoder}"
+IN_PIXELS = ("model.unet.in_channels=3", "model.unet.out_channels=3")
+
 ALONE = {
     "unknown experiment": Wrong(("experiment=demoo",), "experiment=demoo", "did you mean demo"),
     "misspelt key": Wrong(("model.unet.chanels=64",), "model.unet.chanels=64", "did you mean model.unet.channels"),
@@ -102,6 +105,14 @@ ALONE = {
     "a share of dropout": Wrong(("task.dropout.caption=2",), "task.dropout.caption=2", "from 0 to 1"),
     "labels": Wrong(("+model.unet.classes=10",), "model.unet.classes=10", "no conditioner gives any"),
     "reference to nothing": Wrong(("data.url=${data.home}/x",), "data.url=${data.home}/x", "--cfg job"),
+    "unknown first stage": Wrong(
+        ("+autoencoder@first_stage.autoencoder=kl_f9",), "autoencoder@first_stage.autoencoder=kl_f9", "kl_f8"
+    ),
+    "an identity with weights": Wrong(
+        ("~first_stage.autoencoder", f"+first_stage.autoencoder={IDENTITY}", *IN_PIXELS),
+        "first_stage.weights=",
+        "set it to null",
+    ),
     "no first stage": Wrong(("first_stage.weights=null",), "first_stage.weights=null", "give the path"),
     "first stage elsewhere": Wrong(("first_stage.weights=/no/f.st",), "first_stage.weights=/no/f.st", "give the path"),
     "no such folder": Wrong(("data.url=/no/shards",), "data.train=/no/shards/train", "Check the name"),
@@ -178,9 +189,34 @@ def test_wrong_setting(wrong: Wrong, base: list[str], refused: Refused) -> None:
 
 
 def test_missing_values(refused: Refused, first_stage_weights: Path) -> None:
-    check(refused(["steps=3"]), "experiment=???", "choose one of demo, demo_autoencoder, txt2img_1p45b")
+    choices = sorted(path.stem for path in (PROJECT / "conf" / "experiment").glob("*.yaml"))
+    check(refused(["steps=3"]), "experiment=???", f"choose one of {', '.join(choices)}")
     message = refused(["experiment=txt2img_1p45b", f"first_stage.weights={first_stage_weights}"])
     check(message, "data.url=???", "give it on the command line")
+
+
+FIRST_STAGES = {
+    "unknown reconstruction": Wrong(
+        ("task.reconstruction=l2",), "task.reconstruction=l2", "choose one of likelihood, mean"
+    ),
+    "a negative weight": Wrong(("task.regulariser_weight=-1",), "task.regulariser_weight=-1", "at least 0"),
+    "an adversary before the start": Wrong(("task.adversary_start=-1",), "task.adversary_start=-1", "at least 0"),
+    "no perceptual weights": Wrong(
+        ("task.perceptual_weights=/no/vgg16.pth",), "task.perceptual_weights=/no/vgg16.pth", "or null"
+    ),
+    "nothing to train": Wrong(
+        ("~model", f"+model={IDENTITY}"), "model=models.autoencoder.IdentityAutoencoder", "AutoencoderVQ"
+    ),
+    "sharded weights": Wrong(("engine=zero3",), "engine.zero_stage=3", "choose engine=zero2"),
+}
+
+
+@pytest.mark.parametrize("wrong", FIRST_STAGES.values(), ids=FIRST_STAGES.keys())
+def test_wrong_setting_of_a_first_stage(
+    wrong: Wrong, tiny_autoencoder: list[str], refused: Refused, tmp_path: Path
+) -> None:
+    base = [*tiny_autoencoder, "run.ranks=2", "steps=4", f"run.folder={tmp_path / 'run'}"]
+    check(refused([*base, *wrong.overrides]), wrong.says, wrong.remedy)
 
 
 def test_shards_that_are_not_there(base: list[str], refused: Refused, squares: Path) -> None:

@@ -22,9 +22,13 @@ MAXIMUM_ADAPTIVE_WEIGHT = 1e4
 class AutoencoderTask:
     """Trains autoencoder and discriminator in turn, each behind its own engine.
 
-    Loss of the autoencoder, summed over pixels and divided by the batch: |x − x̂| / exp(s) + s + kl_weight · KL, with
-    s the learned log variance, plus (from `adversary_start` on) the hinge loss weighted adaptively by the ratio of
-    gradient norms at the decoder's last layer. `perceptual` is None where its weights aren't available.
+    Loss of the autoencoder: reconstruction + regulariser_weight · penalty, plus (from `adversary_start` on, counted
+    in steps) the hinge loss weighted adaptively by the ratio of gradient norms at the decoder's last layer.
+
+    summed: the reconstruction loss is |x − x̂| / exp(s) + s summed over an image's pixels, s being the learned log
+    variance, as published for KL; False: the mean of |x − x̂| over everything, as published for VQ, whose penalty is
+    a mean too. The penalty is the autoencoder's own: KL, or codebook loss. `perceptual` is None where its weights
+    aren't available.
     """
 
     def __init__(
@@ -36,7 +40,8 @@ class AutoencoderTask:
         perceptual: PerceptualLoss | None,
         latent_shape: tuple[int, int, int],
         accumulation: int,
-        kl_weight: float,
+        summed: bool,
+        regulariser_weight: float,
         adversary_weight: float,
         adversary_start: int,
         seed: int,
@@ -47,7 +52,8 @@ class AutoencoderTask:
         self.perceptual = perceptual
         self.latent_shape = latent_shape
         self.accumulation = accumulation
-        self.kl_weight = kl_weight
+        self.summed = summed
+        self.regulariser_weight = regulariser_weight
         self.adversary_weight = adversary_weight
         self.adversary_start = adversary_start
         self.seed = seed
@@ -64,7 +70,7 @@ class AutoencoderTask:
         engine = self.engines["model"]
         images = batch.images.to(engine.device).float() / 127.5 - 1  # [B, 3, H, W]
         posterior_noise = noise.normal(self.seed, "posterior", batch.numbers.tolist(), self.latent_shape)
-        output, features, kl, log_variance = engine(
+        output, features, penalty, log_variance, statistics = engine(
             images.to(engine.dtype), posterior_noise.to(engine.device, engine.dtype)
         )
 
@@ -72,10 +78,10 @@ class AutoencoderTask:
         # what they have to say goes into the engine's one backward pass as a gradient at its output.
         reconstruction = output.detach().float().requires_grad_()
         error = self._error(images, reconstruction)
-        (wanted,) = torch.autograd.grad((error / log_variance.detach().exp()).sum() / len(images), reconstruction)
-        likelihood = (error.detach() / log_variance.exp() + log_variance).sum() / len(images)
-        metrics = {"reconstruction": (images - reconstruction).abs().mean(), "kl": kl.mean()}
-        metrics |= {"likelihood": likelihood, "log_variance": log_variance.squeeze()}
+        (wanted,) = torch.autograd.grad(self._reduced(error, log_variance.detach()), reconstruction)
+        loss = self._reduced(error.detach(), log_variance)
+        metrics = {"reconstruction": (images - reconstruction).abs().mean(), "reconstruction_loss": loss}
+        metrics |= {"log_variance": log_variance.squeeze(), **statistics}
         playing = step >= self.adversary_start
         if playing:
             adversary = hinge_generator_loss(self._judge(reconstruction))
@@ -83,7 +89,7 @@ class AutoencoderTask:
             weight = self._adaptive_weight(features.detach().float(), wanted, found)
             wanted = wanted + weight * found
             metrics |= {"adversary": adversary, "adversary_weight": weight}
-        engine.backward((output * wanted.to(output.dtype)).sum() + likelihood + self.kl_weight * kl.mean())
+        engine.backward((output * wanted.to(output.dtype)).sum() + loss + self.regulariser_weight * penalty)
         engine.step(learning_rate)
         if playing:
             metrics |= self._discriminator_step(images, reconstruction.detach(), learning_rate)
@@ -96,22 +102,27 @@ class AutoencoderTask:
             error = error + self.perceptual(images, reconstruction)[:, None, None, None]
         return error
 
+    def _reduced(self, error: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+        """The reconstruction loss of errors [B, 3, H, W] and the log variance [1]: a scalar."""
+        total = (error / log_variance.exp() + log_variance).sum()
+        return total / (len(error) if self.summed else error.numel())
+
     def _judge(self, images: torch.Tensor) -> torch.Tensor:
         """The discriminator's logits with its weights held constant: this gradient is not for them."""
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         return functional_call(self.discriminator, frozen, (images,))
 
     def _adaptive_weight(self, features: torch.Tensor, wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-        """‖∇ likelihood‖ / (‖∇ adversary‖ + 1e-4) by the decoder's last layer, clamped, times the set weight.
+        """‖∇ reconstruction loss‖ / (‖∇ adversary‖ + 1e-4) by the decoder's last layer, clamped, times the set weight.
 
-        wanted, found: gradients of likelihood and adversary by the reconstruction, [B, 3, H, W].
+        wanted, found: gradients of reconstruction loss and adversary by the reconstruction, [B, 3, H, W].
         """
         autoencoder = self.module.autoencoder
         last_layer = autoencoder.last_layer.detach().float().requires_grad_()
         image = autoencoder.to_image_with(features, last_layer)
-        (likelihood_gradient,) = torch.autograd.grad(image, last_layer, wanted, retain_graph=True)
-        (adversary_gradient,) = torch.autograd.grad(image, last_layer, found)
-        ratio = likelihood_gradient.norm() / (adversary_gradient.norm() + 1e-4)
+        (wanted_gradient,) = torch.autograd.grad(image, last_layer, wanted, retain_graph=True)
+        (found_gradient,) = torch.autograd.grad(image, last_layer, found)
+        ratio = wanted_gradient.norm() / (found_gradient.norm() + 1e-4)
         return self.adversary_weight * ratio.clamp(0.0, MAXIMUM_ADAPTIVE_WEIGHT)
 
     def _discriminator_step(
