@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.attention import SelfAttentionBlock, SpatialTransformer, head_count, zeroed
 from models.normalisation import group_norm
@@ -137,7 +138,9 @@ class UNet(nn.Module):
     of transformer_depth blocks attend to; None builds plain self-attention blocks. classes: how many are
     embedded and added to the timestep's embedding; None: no labels. resblock_updown: resize
     inside residual blocks (BigGAN). scale_shift_norm: see ResidualBlock; without it, levels of width 32
-    can't see the time (group_norm says why). dropout: in residual blocks.
+    can't see the time (group_norm says why). dropout: in residual blocks. activation_checkpointing: keep only
+    what enters each stage, and compute the stage once more when its gradient is needed: less memory, a third more
+    time.
     Raises ValueError for settings out of range.
     """
 
@@ -157,6 +160,7 @@ class UNet(nn.Module):
         resblock_updown: bool = False,
         scale_shift_norm: bool = False,
         dropout: float = 0.0,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         last = len(channel_multipliers) - 1
@@ -184,6 +188,7 @@ class UNet(nn.Module):
         self.out_channels = out_channels
         self.context_width = context_width
         self.classes = classes
+        self.activation_checkpointing = activation_checkpointing
         self.stride = 2**last
         self.time_embedding = TimeEmbedding(channels, classes)
         self.stem = nn.Conv2d(in_channels, channels, 3, padding=1)
@@ -230,13 +235,18 @@ class UNet(nn.Module):
         h = self.stem(z_t)  # [B, channels, H, W]
         skips = [h]
         for step in self.down:
-            h = step(h, embedding, context)  # [B, C_i, H/2^i, W/2^i]
+            h = self._run(step, h, embedding, context)  # [B, C_i, H/2^i, W/2^i]
             skips.append(h)
         for step in self.middle:
-            h = step(h, embedding, context)  # [B, C_last, H/stride, W/stride]
+            h = self._run(step, h, embedding, context)  # [B, C_last, H/stride, W/stride]
         for step in self.up:
-            h = step(torch.cat([h, skips.pop()], dim=1), embedding, context)  # [B, C_i, H/2^i, W/2^i]
+            h = self._run(step, torch.cat([h, skips.pop()], dim=1), embedding, context)  # [B, C_i, H/2^i, W/2^i]
         return self.head(F.silu(self.norm(h)))  # [B, out_channels, H, W]
+
+    def _run(self, stage: nn.Module, h: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpoint(stage, h, embedding, context, use_reentrant=False)  # type: ignore[return-value]
+        return stage(h, embedding, context)
 
     def _check(self, z_t: Tensor, t: Tensor, context: Tensor | None, labels: Tensor | None) -> None:
         shape = list(z_t.shape)

@@ -137,3 +137,21 @@ def test_bad_shapes_are_named() -> None:
 def test_settings_out_of_range_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         UNet(**{**BASE, **settings})
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_activation_checkpointing_changes_no_gradient(dropout: float) -> None:
+    gradients = []
+    for activation_checkpointing in (False, True):
+        torch.manual_seed(0)
+        unet = UNet(
+            4, 4, 32, (1, 2), 1, (2,), heads=2, context_width=8, dropout=dropout,
+            activation_checkpointing=activation_checkpointing,
+        )  # fmt: skip
+        for p in unet.parameters():
+            if not p.any():
+                torch.nn.init.normal_(p, std=0.1)
+        torch.manual_seed(1)
+        unet(torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.randn(2, 3, 8)).square().sum().backward()
+        gradients.append([p.grad for p in unet.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

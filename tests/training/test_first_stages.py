@@ -16,7 +16,8 @@ from models.autoencoder import AutoencoderKL, AutoencoderVQ
 from models.latent_diffusion import FirstStage
 from tests.conftest import PROJECT
 from tests.training.runs import composed
-from training.checks import check_models, check_settings
+from training.checks import check_settings
+from training.model_checks import check_models
 from training.train import check
 
 EXPERIMENTS = PROJECT / "conf" / "experiment"

@@ -1,0 +1,41 @@
+"""Captions to the byte-pair tokens of CLIP, which Stable Diffusion reads."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from data.errors import DataError
+
+PADDING = ("end", "zero")
+
+
+class ClipTokenizer:
+    """Lower-case byte-pair tokens (open_clip's vocabulary of 49,408), framed by a start and an end token.
+
+    length: tokens per caption, at least 2; longer captions are cut, and end with the end token all the same. padding:
+    "end" fills up with the end token, as Stable Diffusion v1 was trained; "zero" with token 0, as open_clip does and
+    Stable Diffusion v2. Raises DataError for values out of range.
+    """
+
+    def __init__(self, length: int = 77, padding: Literal["end", "zero"] = "end") -> None:
+        if length < 2:
+            raise DataError(f"length={length} must be at least 2: start and end take two tokens")
+        if padding not in PADDING:
+            raise DataError(f"padding={padding}: choose one of {', '.join(PADDING)}")
+        from open_clip.tokenizer import SimpleTokenizer
+
+        self.length = length
+        self._tokenizer = SimpleTokenizer(context_length=length)
+        self.vocabulary_size = self._tokenizer.vocab_size
+        self._filler = self._tokenizer.eot_token_id if padding == "end" else 0
+
+    def __call__(self, captions: Sequence[str]) -> Tensor:
+        """int64 [B, length]. The empty caption, "", is the unconditional one."""
+        start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
+        tokens = torch.full((len(captions), self.length), self._filler, dtype=torch.int64)
+        for row, caption in zip(tokens, captions, strict=True):
+            words = [start, *self._tokenizer.encode(caption)[: self.length - 2], end]
+            row[: len(words)] = torch.tensor(words)
+        return tokens
