@@ -53,8 +53,9 @@ def test_it_takes_one_doubled_pass_and_at_scale_one_a_plain_one() -> None:
     denoiser = Counting()
     classifier_free(denoiser, CONDITIONAL, UNCONDITIONAL, 3.0)(Z_T, T)
     assert denoiser.batches == [6]
-    classifier_free(denoiser, CONDITIONAL, UNCONDITIONAL, 1.0)(Z_T, T)
+    plain = classifier_free(denoiser, CONDITIONAL, UNCONDITIONAL, 1.0)(Z_T, T)
     assert denoiser.batches == [6, 3]
+    assert torch.equal(plain, denoiser(Z_T, T, CONDITIONAL))
 
 
 def test_one_unconditional_condition_serves_all_samples() -> None:

@@ -50,7 +50,11 @@ def test_every_number_of_steps_runs() -> None:
         asked.append(len(t))
         return Estimate(z_t, z_t)
 
-    for steps in range(1, 1001):
+    for steps in range(1, 1001):  # a step's arithmetic depends on the trajectory alone
+        way = trajectory(steps, SCHEDULE, None)
+        assert len(way) == steps
+        assert all(0 < a_t < a_s <= 1 for _, a_t, a_s in way)
+    for steps in (*range(1, 51), *range(101, 112), 333, 500, 999, 1000):  # with all that the published rule can't
         asked.clear()
         z_0 = ddim(denoiser, torch.ones(1, dtype=torch.float64), SCHEDULE, steps)
         assert len(asked) == steps
