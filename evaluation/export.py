@@ -37,8 +37,8 @@ def run(config: DictConfig) -> None:
     try:
         with _appearing_whole(output) as folder:
             FORMATS[config.format](folder, loaded)
-    except ValueError as error:
-        raise EvaluationError(f"run={config.run}: {error}") from error
+    except (ValueError, OSError) as error:
+        raise EvaluationError(f"run={config.run}, output={output}: {error}") from error
     print(output)
 
 

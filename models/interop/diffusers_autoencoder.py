@@ -5,7 +5,15 @@ from typing import Any
 
 from models.autoencoder import AutoencoderKL, AutoencoderVQ
 from models.autoencoder_layers import Attention, Level, ResidualBlock
-from models.interop.diffusers_settings import Config, check_same, given_settings, group_count, level_widths, needed
+from models.interop.diffusers_settings import (
+    Config,
+    check_same,
+    given_settings,
+    group_count,
+    level_widths,
+    needed,
+    number,
+)
 
 KL_FIXED: Config = {
     "act_fn": "silu",
@@ -62,10 +70,10 @@ def build_autoencoder(config: Mapping[str, Any]) -> tuple[AutoencoderKL | Autoen
     """
     quantised = "num_vq_embeddings" in config
     given = given_settings(config, VQ_FIXED if quantised else KL_FIXED)
-    widths, z_channels = needed(given, "block_out_channels"), needed(given, "latent_channels")
-    shape = (widths[0], [width // widths[0] for width in widths], needed(given, "layers_per_block"))
+    widths, z_channels = needed(given, "block_out_channels"), number(given, "latent_channels")
+    shape = (widths[0], [width // widths[0] for width in widths], number(given, "layers_per_block"))
     places: dict[str, Any] = {
-        "in_channels": needed(given, "in_channels"),
+        "in_channels": number(given, "in_channels"),
         "attention_levels": [i for i, kind in enumerate(needed(given, "down_block_types")) if "Attn" in kind],
         "middle_attention": given["mid_block_add_attention"],
     }
@@ -75,7 +83,7 @@ def build_autoencoder(config: Mapping[str, Any]) -> tuple[AutoencoderKL | Autoen
         model = AutoencoderVQ(*shape, given["vq_embed_dim"], given["num_vq_embeddings"], z_channels, **places)
     else:
         model = AutoencoderKL(*shape, z_channels, **places)
-    check_same(given, autoencoder_config(model, given["scaling_factor"]))
+    check_same(given, autoencoder_config(model, number(given, "scaling_factor")))
     return model, given["scaling_factor"]
 
 

@@ -36,6 +36,14 @@ def needed(given: Config, key: str) -> Any:
     return given[key]
 
 
+def number(given: Config, key: str) -> Any:
+    """The number under a key, or the one that a list there repeats. Raises ValueError when there is none."""
+    value = one_number(needed(given, key))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{key}={value}: only one number, the same at every level, can be imported")
+    return value
+
+
 def check_same(given: Config, ours: Config) -> None:
     """Raises ValueError when a setting says something else than our model does."""
     said = {k: v for k, v in given.items() if k in ours or k not in DEFAULTS}

@@ -16,6 +16,7 @@ from models.interop.diffusers_settings import (
     group_count,
     level_widths,
     needed,
+    number,
     one_number,
 )
 from models.unet import Stage, UNet
@@ -101,7 +102,7 @@ def unet_config(model: UNet) -> Config:
             "attn_norm_num_groups": shared["norm_num_groups"],
         }
     if in_blocks:
-        raise ValueError("resblock_updown=true with a context: diffusers has no such UNet; export as safetensors")
+        raise ValueError("resblock_updown=true with a context: diffusers has no such UNet")
     assert isinstance(middle.attention, SpatialTransformer)
     heads = [_heads(found[0] if found else middle.attention) for found in attentions]
     return {
@@ -126,16 +127,17 @@ def build_unet(config: Mapping[str, Any]) -> UNet:
     given = given_settings(config, fixed)
     if not conditional and given["attn_norm_num_groups"] is None and given["resnet_time_scale_shift"] == "default":
         given["attn_norm_num_groups"] = given.get("norm_num_groups")
-    given["transformer_layers_per_block"] = one_number(given["transformer_layers_per_block"])
+    for key in ("layers_per_block", "transformer_layers_per_block", *(["cross_attention_dim"] if conditional else [])):
+        given[key] = number(given, key)
     widths = needed(given, "block_out_channels")
     attending = ["Attn" in kind for kind in needed(given, "down_block_types")]
     heads, head_channels = _head_settings(needed(given, "attention_head_dim"), widths, attending, conditional)
     model = UNet(
-        in_channels=needed(given, "in_channels"),
-        out_channels=needed(given, "out_channels"),
+        in_channels=number(given, "in_channels"),
+        out_channels=number(given, "out_channels"),
         channels=widths[0],
         channel_multipliers=[width // widths[0] for width in widths],
-        residual_blocks=needed(given, "layers_per_block"),
+        residual_blocks=given["layers_per_block"],
         attention_downsamplings=[2**i for i, there in enumerate(attending) if there],
         heads=heads,
         head_channels=head_channels,
@@ -182,8 +184,8 @@ def _head_settings(
 ) -> tuple[int | None, int | None]:
     """heads and head_channels of our UNet, one of them None. given: attention_head_dim."""
     if not conditional:
-        if given is None:
-            raise ValueError("attention_head_dim=None: give the width of a head")
+        if not isinstance(given, int):
+            raise ValueError(f"attention_head_dim={given}: only one width of heads can be imported")
         return None, given
     counts = [given] * len(widths) if isinstance(given, int) else given
     there = [*attending[:-1], True]  # the middle has attention by the last level's number

@@ -227,6 +227,8 @@ def test_what_the_library_has_no_model_for_is_named(build: Any, message: str) ->
         {"attention_head_dim": [2, 8, 4]},
         {"up_block_types": ["UpBlock2D", "UpBlock2D", "UpBlock2D"]},
         {"new_setting": 1},
+        {"layers_per_block": [1, 2, 1]},
+        {"cross_attention_dim": [24, 24, 32]},
     ],
 )
 def test_settings_that_would_compute_something_else_are_named(change: dict[str, Any]) -> None:
