@@ -31,6 +31,7 @@ class BertTokenizer:
         if missing:
             raise DataError(f"vocabulary {vocabulary} lacks {', '.join(missing)}: use an uncased BERT vocabulary")
         self.length = length
+        self.vocabulary = Path(vocabulary)
         self.vocabulary_size = len(ids)
         tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)

@@ -10,6 +10,7 @@ VERBS = {
     "prepare": ("training.prepare", "write a data set as tar shards with an index"),
     "evaluate": ("evaluation.evaluate", "measure a run by a protocol (FID, IS, ...)"),
     "sample": ("evaluation.sample", "make pictures for prompts from a run"),
+    "export": ("evaluation.export", "write a run's model for diffusers, or under the published names"),
     "report": ("evaluation.report", "write a run's report.html anew"),
     "doctor": ("training.doctor", "check a run's checkpoints, file by file"),
 }

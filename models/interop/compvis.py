@@ -10,26 +10,38 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.autoencoder import AutoencoderKL, AutoencoderVQ
 from models.conditioners.text_transformer import TextTransformer
-from models.interop.compvis_names import Names, autoencoder_names, text_names, unet_names
+from models.interop.compvis_checkpoint import FIRST_STAGE, UNET, Checkpoint, below, load, save
+from models.interop.compvis_names import autoencoder_names, text_names, unet_names
+from models.interop.layers import Settings, exported, fill
 from models.unet import UNet
 
-UNET = "model.diffusion_model."
-FIRST_STAGE = "first_stage_model."
+__all__ = [
+    "FIRST_STAGE",
+    "TEXT_TRANSFORMER",
+    "UNET",
+    "Checkpoint",
+    "below",
+    "first_stage",
+    "load",
+    "save",
+    "state_dict",
+    "text_transformer",
+    "unet",
+    "unused",
+]
+
 TEXT_TRANSFORMER = "cond_stage_model.transformer."
-
-
-def below(prefix: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The entries whose names begin with prefix, without it: one part of a whole checkpoint."""
-    return {name.removeprefix(prefix): v for name, v in state_dict.items() if name.startswith(prefix)}
+HEAD = "to_logits."  # of the text transformer
+LOSS = "loss."  # of the first stage: adversary and perceptual network
 
 
 def unet(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> UNet:
     """The denoiser of `unet_config.params` and the entries below `model.diffusion_model.`."""
-    settings = _Settings(config, ignored=("image_size", "use_checkpoint", "legacy"))
+    settings = Settings(config, ignored=("image_size", "use_checkpoint", "legacy"))
     multipliers = tuple(settings.take("channel_mult", (1, 2, 4, 8)))
     reached = {2**i for i in range(len(multipliers))}
     heads, head_channels = settings.take("num_heads", -1), settings.take("num_head_channels", -1)
@@ -51,20 +63,21 @@ def unet(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> UNet:
             transformer_depth=settings.take("transformer_depth", 1),
             resblock_updown=settings.take("resblock_updown", False),
             scale_shift_norm=settings.take("use_scale_shift_norm", False),
+            classes=settings.take("num_classes", None),
             dropout=settings.take("dropout", 0.0),
         )
     settings.finish()
-    _fill(model, unet_names(model), state_dict)
+    fill(model, unet_names(model), state_dict)
     return model
 
 
 def first_stage(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> AutoencoderKL | AutoencoderVQ:
     """The first stage of `first_stage_config.params` and the entries below `first_stage_model.`; VQ where n_embed is.
 
-    Entries below `loss.`, the adversary and perceptual network of its training, are left out.
+    Entries below `loss.`, the adversary and perceptual network of its training, are left out; see `unused`.
     """
-    settings = _Settings(config, ignored=("monitor", "lossconfig", "ckpt_path", "ignore_keys"))
-    inner = _Settings(settings.take("ddconfig"), ignored=())
+    settings = Settings(config, ignored=("monitor", "lossconfig", "ckpt_path", "ignore_keys"))
+    inner = Settings(settings.take("ddconfig"))
     codebook_entries = settings.take("n_embed", None)
     if inner.take("double_z", True) != (codebook_entries is None):
         raise ValueError(f"n_embed={codebook_entries}: a VQ first stage has it and double_z: false, a KL one neither")
@@ -85,33 +98,17 @@ def first_stage(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> 
     attention_levels = [i for i in range(len(multipliers)) if resolution // 2**i in attending]
     inner.finish()
     settings.finish()
+    shape = (channels, multipliers, residual_blocks, latent_channels)
+    middle_attention = attention_type == "vanilla"
     model: AutoencoderKL | AutoencoderVQ
     with torch.device("meta"):
         if codebook_entries is None:
-            model = AutoencoderKL(
-                channels,
-                multipliers,
-                residual_blocks,
-                latent_channels,
-                z_channels,
-                in_channels,
-                attention_levels=attention_levels,
-                middle_attention=attention_type == "vanilla",
-            )
+            model = AutoencoderKL(*shape, z_channels, in_channels, 1, attention_levels, middle_attention)
         else:
             model = AutoencoderVQ(
-                channels,
-                multipliers,
-                residual_blocks,
-                latent_channels,
-                codebook_entries,
-                z_channels,
-                in_channels,
-                attention_levels=attention_levels,
-                middle_attention=attention_type == "vanilla",
+                *shape, codebook_entries, z_channels, in_channels, 1, attention_levels, middle_attention
             )
-    weights = {name: v for name, v in state_dict.items() if not name.startswith("loss.")}
-    _fill(model, autoencoder_names(model), weights)
+    fill(model, autoencoder_names(model), _without(LOSS, state_dict))
     return model
 
 
@@ -120,9 +117,9 @@ def text_transformer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]
 
     Takes the YAML's keys (n_embed, n_layer, vocab_size, max_seq_len) or those of the network inside
     (dim, depth, num_tokens, max_seq_len, heads, dim_head). `to_logits`, a head that was published but never
-    used, is left out: it would get no gradient.
+    used, is left out, because it would get no gradient; see `unused`.
     """
-    settings = _Settings(config, ignored=("use_tokenizer", "device", "embedding_dropout"))
+    settings = Settings(config, ignored=("use_tokenizer", "device", "embedding_dropout"))
     network = "dim" in config
     with torch.device("meta"):
         model = TextTransformer(
@@ -134,53 +131,30 @@ def text_transformer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]
             head_width=settings.take("dim_head", 64),
         )
     settings.finish()
-    weights = {name: v for name, v in state_dict.items() if not name.startswith("to_logits.")}
-    _fill(model, text_names(model), weights)
+    fill(model, text_names(model), _without(HEAD, state_dict))
     return model
 
 
-class _Settings:
-    """A published configuration that is read key by key, so that none is passed over in silence."""
+def state_dict(model: UNet | AutoencoderKL | AutoencoderVQ | TextTransformer) -> dict[str, Tensor]:
+    """The model's weights under the published names and in the published shapes: undoes its importer.
 
-    def __init__(self, config: Mapping[str, Any], ignored: tuple[str, ...]) -> None:
-        self._left = {key: value for key, value in config.items() if key not in ignored}
-
-    def take(self, key: str, *default: Any) -> Any:
-        if key not in self._left and not default:
-            raise ValueError(f"the configuration has no {key}; left in it: {sorted(self._left)}")
-        return self._left.pop(key, *default)
-
-    def finish(self) -> None:
-        if self._left:
-            raise ValueError(f"this importer doesn't know the settings {self._left}: nothing can be imported")
-
-
-def _fill(model: nn.Module, names: Names, state_dict: Mapping[str, Tensor]) -> None:
-    """Puts the published weights into a model; every name on both sides must be used exactly once."""
-    expected = model.state_dict()
-    left = dict(state_dict)
-    weights: dict[str, Tensor] = {}
-    for ours, theirs in names:
-        for name in (f"{ours}.weight", f"{ours}.bias"):
-            if name not in expected:
-                continue
-            leaf = name.removeprefix(ours)
-            missing = [path + leaf for path in theirs if path + leaf not in left]
-            if missing:
-                raise ValueError(f"the checkpoint lacks {missing}: check the prefix and the configuration")
-            parts = [left.pop(path + leaf) for path in theirs]
-            weights[name] = _fitted(torch.cat(parts) if len(parts) > 1 else parts[0], expected[name], name)
-    if left:
-        raise ValueError(f"the checkpoint has {len(left)} entries too many, such as {sorted(left)[:3]}")
-    model.load_state_dict(weights, assign=True)
+    The names begin below the part's prefix. Tensors share the model's memory where they can: clone them to keep them.
+    What the importer left out is carried beside the model: `state_dict(model) | unused(published)` is the whole part.
+    Raises ValueError for what the format has no place for, such as a first stage's patch_size.
+    """
+    if isinstance(model, UNet):
+        return exported(model, unet_names(model))
+    if isinstance(model, TextTransformer):
+        return exported(model, text_names(model))
+    if model.patch_size > 1:
+        raise ValueError(f"patch_size={model.patch_size}: published first stages have none; only 1 can be exported")
+    return exported(model, autoencoder_names(model))
 
 
-def _fitted(value: Tensor, expected: Tensor, name: str) -> Tensor:
-    """value in expected's shape: published convolutions of one position are linear layers here."""
-    ones = (1,) * (value.ndim - expected.ndim)
-    if value.shape != (*expected.shape, *ones):
-        raise ValueError(
-            f"{name} has shape {list(value.shape)} in the checkpoint and {list(expected.shape)} by the "
-            "configuration: they belong to different models"
-        )
-    return value.reshape(expected.shape)
+def unused(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The entries of a part, named below its prefix, that no importer takes: a head or a training's loss."""
+    return {name: v for name, v in state_dict.items() if name.startswith((HEAD, LOSS))}
+
+
+def _without(prefix: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: v for name, v in state_dict.items() if not name.startswith(prefix)}

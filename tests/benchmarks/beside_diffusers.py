@@ -3,7 +3,8 @@
 python -m tests.benchmarks.beside_diffusers                          # all of it, half an hour on two cores
 python -m tests.benchmarks.beside_diffusers step memory encode sample   # or some
 
-The UNet has 139.7M parameters: 128 channels, multipliers 1, 2, 4, 4, 8 heads, context of 77 x 512; batch 4 at 32 x 32 x 4.
+The UNet has 139.7M parameters: 128 channels, multipliers 1, 2, 4, 4, 8 heads, context of 77 x 512; batch 4 at
+32 x 32 x 4.
 Times are medians; ours and theirs are measured in turn, so that a change of the machine's speed meets both.
 """
 
@@ -101,7 +102,8 @@ def matrix_rate() -> float:
 
 def line(what: str, ours: float, theirs: float, most: float, unit: str = "s") -> None:
     """Prints a measured ratio beside the required one."""
-    print(f"{what:<46}{ours:>9.3f} {unit:<4}{theirs:>9.3f} {unit:<4}{ours / theirs:>7.2f} x   at most {most:.2f} x", flush=True)
+    measured = f"{ours:>9.3f} {unit:<4}{theirs:>9.3f} {unit:<4}{ours / theirs:>7.2f} x"
+    print(f"{what:<46}{measured}   at most {most:.2f} x", flush=True)
 
 
 def measure_step(rounds: int) -> None:
@@ -131,8 +133,8 @@ def measure_step(rounds: int) -> None:
     line("training step, eager", found["ours"], found["theirs"], 0.95)
     line("training step, channels last", found["channels last"], found["theirs"], 0.85)
     line("training step, activation checkpointing / eager", found["activation checkpointing"], found["ours"], 1.35)
-    share = STEP_GFLOP / found["ours"] / rate
-    print(f"{'share of the matrix-product rate':<46}{share:>9.0%} of {rate:.0f} GFLOP/s; theirs {STEP_GFLOP / found['theirs'] / rate:.0%}")
+    share, their_share = (STEP_GFLOP / found[name] / rate for name in ("ours", "theirs"))
+    print(f"{f'share of the matrix rate, {rate:.0f} GFLOP/s':<46}{share:>9.0%}     {their_share:>9.0%}", flush=True)
 
 
 def peak_gib(which: str) -> float:

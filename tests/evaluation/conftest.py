@@ -112,12 +112,10 @@ def write_checkpoint(folder: Path, parameters: dict[str, torch.Tensor]) -> None:
     (folder / "manifest.json").write_text(manifest.to_json())
 
 
-@pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with configuration, first stage and a checkpoint. Read only: tests that write copy it."""
-    folder = tmp_path_factory.mktemp("run") / "tiny"
-    folder.mkdir()
-    config = tiny_config(folder)
+def write_run(config: DictConfig) -> Path:
+    """The run folder that the configuration names: with its configuration, first stage and a checkpoint."""
+    folder = Path(config.run.folder)
+    folder.mkdir(parents=True)
     OmegaConf.save(config, folder / "config.yaml")
     torch.manual_seed(0)
     save_first_stage(instantiate(config.first_stage.autoencoder).state_dict(), folder / "first_stage.safetensors")
@@ -127,3 +125,19 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             torch.nn.init.normal_(parameter, std=1.0 if name.startswith("conditioner") else 0.1)
     write_checkpoint(folder / "checkpoints" / folder_name(STEP), dict(model.state_dict()))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with configuration, first stage and a checkpoint. Read only: tests that write copy it."""
+    return write_run(tiny_config(tmp_path_factory.mktemp("run") / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def pipeline_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As tiny_run, with what diffusers' pipeline takes for granted: 77 tokens, and images 8 times a latent's size."""
+    config = tiny_config(tmp_path_factory.mktemp("run") / "pipeline")
+    config.tokenizer.length = config.model.conditioner.length = 77
+    config.first_stage.autoencoder.channel_multipliers = [1, 1, 1, 1]
+    config.data.image_size = 64
+    return write_run(config)

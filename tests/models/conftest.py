@@ -35,6 +35,12 @@ class Golden:
         """Configurations, names, shapes and parameter counts of the published first stages."""
         return json.loads((self.folder / "released_first_stages.json").read_text())
 
+    @cached_property
+    def released_unets(self) -> dict[str, Any]:
+        """Of the other published models: configurations, names, shapes and parameter counts of the UNets, and of a
+        conditioner where it is a transformer."""
+        return json.loads((self.folder / "released_unets.json").read_text())
+
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Inputs and outputs of a small model."""
         return load_file(self.folder / f"{name}.safetensors")

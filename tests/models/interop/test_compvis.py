@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from models.autoencoder import AutoencoderVQ
+from models.autoencoder import AutoencoderKL, AutoencoderVQ
 from models.interop import compvis
+from models.unet import UNet
 
 
 @pytest.mark.parametrize("name", ["unet_text_small", "unet_class_small", "unet_uncond_small", "unet_inpaint_small"])
@@ -68,28 +69,37 @@ def count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+def shapes(state_dict: dict[str, torch.Tensor]) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in state_dict.items()}
+
+
 def test_the_released_model_fits_name_by_name(golden: Any) -> None:
     released = golden.released
+    parts = [(compvis.UNET, "unet"), (compvis.FIRST_STAGE, "first_stage"), ("cond_stage_model.", "conditioner")]
     checkpoint = {
         prefix + name: tensor
-        for prefix, part in [
-            (compvis.UNET, "unet"),
-            (compvis.FIRST_STAGE, "first_stage"),
-            ("cond_stage_model.", "conditioner"),
-        ]
+        for prefix, part in parts
         for name, tensor in meta_weights(released[part]["state_dict"]).items()
     }
     unet = compvis.unet(released["unet"]["config"], compvis.below(compvis.UNET, checkpoint))
     first_stage = compvis.first_stage(released["first_stage"]["config"], compvis.below(compvis.FIRST_STAGE, checkpoint))
     text = compvis.below(compvis.TEXT_TRANSFORMER, checkpoint)
     transformer = compvis.text_transformer(released["conditioner"]["config"], text)
-    head = sum(text[name].numel() for name in ("to_logits.weight", "to_logits.bias"))
+    head = sum(tensor.numel() for tensor in compvis.unused(text).values())
 
     assert count(unet) == 872_300_484
     assert count(transformer) == 542_895_360
     assert count(transformer) + head == 581_994_042
     assert count(unet) + count(transformer) + head == 1_454_294_526
     assert count(first_stage) == 83_653_863
+
+    back = {compvis.UNET + name: v for name, v in compvis.state_dict(unet).items()}
+    back |= {compvis.FIRST_STAGE + name: v for name, v in compvis.state_dict(first_stage).items()}
+    back |= {
+        compvis.TEXT_TRANSFORMER + name: v
+        for name, v in (compvis.state_dict(transformer) | compvis.unused(text)).items()
+    }
+    assert shapes(back) == shapes(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -101,12 +111,86 @@ def test_released_first_stages_fit_name_by_name(golden: Any, name: str) -> None:
     autoencoder = compvis.first_stage(released["config"], meta_weights(released["state_dict"]))
     assert count(autoencoder) == released["params"]
     assert autoencoder.downsampling == int(name.split("-")[1].removeprefix("f"))
+    assert shapes(compvis.state_dict(autoencoder)) == released["state_dict"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "class-conditional-imagenet",
+        "layout2img-openimages",
+        "semantic-synthesis",
+        "super-resolution-bsr",
+        "inpainting-big",
+        "celebahq",
+        "ffhq",
+        "lsun-bedrooms",
+        "lsun-churches",
+    ],
+)
+def test_released_unets_fit_name_by_name(golden: Any, name: str) -> None:
+    released = golden.released_unets[name]["unet"]
+    unet = compvis.unet(released["config"], meta_weights(released["state_dict"]))
+    assert count(unet) == released["params"]
+    assert shapes(compvis.state_dict(unet)) == released["state_dict"]
+
+
+def test_the_released_layout_transformer_fits_name_by_name(golden: Any) -> None:
+    released = golden.released_unets["layout2img-openimages"]["conditioner"]
+    published = compvis.below("transformer.", meta_weights(released["state_dict"]))
+    transformer = compvis.text_transformer(released["config"], published)
+    back = compvis.state_dict(transformer) | compvis.unused(published)
+    assert sum(tensor.numel() for tensor in back.values()) == released["params"]
+    assert shapes(back) == shapes(published)
+
+
+IMPORTERS = {
+    "unet_text_small": compvis.unet,
+    "unet_class_small": compvis.unet,
+    "unet_uncond_small": compvis.unet,
+    "unet_inpaint_small": compvis.unet,
+    "autoencoder_kl_small": compvis.first_stage,
+    "autoencoder_vq_small": compvis.first_stage,
+    "text_transformer_small": compvis.text_transformer,
+}
+
+
+@pytest.mark.parametrize("name", IMPORTERS)
+def test_what_is_imported_is_exported_bit_for_bit(golden: Any, name: str) -> None:
+    config, published = golden.model(name)
+    model = IMPORTERS[name](config, published)
+    exported = compvis.state_dict(model) | compvis.unused(published)
+    assert exported.keys() == published.keys()
+    for entry, weights in published.items():
+        assert torch.equal(exported[entry], weights), entry
+    again = IMPORTERS[name](config, exported)
+    for (entry, weights), (_, first) in zip(again.state_dict().items(), model.state_dict().items(), strict=True):
+        assert torch.equal(weights, first), entry
+
+
+def test_what_the_format_has_no_place_for_is_not_exported() -> None:
+    with pytest.raises(ValueError, match="patch_size=2"):
+        compvis.state_dict(AutoencoderKL(32, [1], 1, 4, patch_size=2))
+    unet = UNet(4, 4, 32, [1], 1, [1], heads=2)
+    unet.extra = torch.nn.Linear(1, 1)
+    with pytest.raises(ValueError, match=r"extra\.bias.*extra\.weight"):
+        compvis.state_dict(unet)
 
 
 def test_training_parts_of_a_first_stage_are_left_out(golden: Any) -> None:
     config, weights = golden.model("autoencoder_kl_small")
     weights["loss.logvar"] = torch.zeros(())
     compvis.first_stage(config, weights)
+
+
+def test_a_class_embedding_goes_both_ways(golden: Any) -> None:
+    config, weights = golden.model("unet_text_small")
+    embedding = torch.randn(10, weights["time_embed.2.weight"].shape[0])
+    unet = compvis.unet({**config, "num_classes": 10}, {**weights, "label_emb.weight": embedding})
+    assert torch.equal(unet.time_embedding.classes.weight, embedding)  # type: ignore[union-attr]
+    back = compvis.state_dict(unet)
+    assert back.keys() == weights.keys() | {"label_emb.weight"}
+    assert torch.equal(back["label_emb.weight"], embedding)
 
 
 def test_missing_and_surplus_entries_are_named(golden: Any) -> None:
@@ -116,6 +200,10 @@ def test_missing_and_surplus_entries_are_named(golden: Any) -> None:
         compvis.text_transformer(config, incomplete)
     with pytest.raises(ValueError, match=r"too many.*surplus"):
         compvis.text_transformer(config, {**weights, "surplus": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"lacks.*norm\.bias.*too many.*surplus"):
+        compvis.text_transformer(config, {**incomplete, "surplus": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"none of.*check the prefix"):
+        compvis.text_transformer(config, {f"transformer.{name}": w for name, w in weights.items()})
 
 
 def test_another_shape_is_named(golden: Any) -> None:
@@ -126,8 +214,8 @@ def test_another_shape_is_named(golden: Any) -> None:
 
 def test_unknown_and_unsupported_settings_are_named(golden: Any) -> None:
     config, weights = golden.model("unet_text_small")
-    with pytest.raises(ValueError, match="num_classes"):
-        compvis.unet({**config, "num_classes": 10}, weights)
+    with pytest.raises(ValueError, match="use_new_attention_order"):
+        compvis.unet({**config, "use_new_attention_order": True}, weights)
     with pytest.raises(ValueError, match="model_channels"):
         compvis.unet({k: v for k, v in config.items() if k != "model_channels"}, weights)
     config, weights = golden.model("autoencoder_kl_small")
