@@ -69,9 +69,9 @@ def write_pipeline(folder: Path, parts: PipelineParts, image_size: int) -> None:
         raise ValueError(f"the model has no conditioner: {PIPELINE} needs a TextTransformer")
     if parts.tokenizer.length != TOKENS or conditioner.length < TOKENS:
         raise ValueError(
-            f"inputs.caption has {parts.tokenizer.length} tokens, model.conditioners.caption {conditioner.length}: {PIPELINE} "
-            f"gives every caption {TOKENS} tokens, and other padding changes the pictures; train with {TOKENS}, or use "
-            "format=safetensors"
+            f"inputs.caption has {parts.tokenizer.length} tokens and model.conditioners.caption {conditioner.length}: "
+            f"{PIPELINE} gives every caption {TOKENS}, and other padding changes the pictures; train with {TOKENS}, or "
+            "use format=safetensors"
         )
     vqvae = diffusers.autoencoder_config(autoencoder, float(parts.first_stage.scale)) | {"sample_size": image_size}
     if autoencoder.downsampling != DOWNSAMPLING:

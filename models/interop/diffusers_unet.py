@@ -74,6 +74,8 @@ def unet_config(model: UNet) -> Config:
 
     Raises ValueError, naming the setting, when there is none.
     """
+    if model.classes is not None:
+        raise ValueError(f"classes={model.classes}: a class embedding can't be exported to diffusers")
     levels = _levels(model)
     residuals = [stage.residual for stages in levels for stage in stages]
     attentions = [[stage.attention for stage in stages if stage.attention is not None] for stages in levels]
