@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.conditioners import Condition
 from models.guidance import classifier_free
 from models.prediction import PREDICTIONS, as_denoiser
 from models.schedule import linear
@@ -61,13 +62,14 @@ def test_an_output_of_another_shape_is_refused() -> None:
 @pytest.mark.parametrize("name", PREDICTIONS)
 def test_guidance_of_outputs_is_guidance_of_the_noise(name: str) -> None:
     prediction, scale = PREDICTIONS[name], 3.0
-    condition = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64).view(3, 1, 1, 1)
+    values = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64).view(3, 1, 1, 1)
+    condition, opposite = Condition(context=values), Condition(context=-values)
 
-    def network(z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        return z_t.sin() + condition
+    def network(z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return z_t.sin() + condition.context
 
-    def eps(condition: Tensor) -> Tensor:
+    def eps(condition: Condition) -> Tensor:
         return as_denoiser(lambda z_t, t: network(z_t, t, condition), prediction, SCHEDULE)(Z_0, T).eps
 
-    guided = as_denoiser(classifier_free(network, condition, -condition, scale), prediction, SCHEDULE)(Z_0, T)
-    torch.testing.assert_close(guided.eps, eps(-condition) + scale * (eps(condition) - eps(-condition)))
+    guided = as_denoiser(classifier_free(network, condition, opposite, scale), prediction, SCHEDULE)(Z_0, T)
+    torch.testing.assert_close(guided.eps, eps(opposite) + scale * (eps(condition) - eps(opposite)))

@@ -27,8 +27,8 @@ EXPERIMENTS = PROJECT / "conf" / "experiment"
 class Row(NamedTuple):
     """The paper's millions of parameters, and the exact counts of the published model where there is one.
 
-    other: what the paper counts and our trainable module doesn't hold (first stage, unused head). tolerance: by how much
-    the paper's figure may be off; wide where its own table gives settings that make another number.
+    other: what the paper counts and our trainable module doesn't hold (first stage, unused head). tolerance: by how
+    much the paper's figure may be off; wide where its own table gives settings that make another number.
     """
 
     paper: int
