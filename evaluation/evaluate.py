@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -172,6 +173,7 @@ def draw(
     from evaluation.generate import generate
     from models.samplers.ddim import ddim
 
+    sampler = partial(ddim, spacing=protocol.spacing)
     size = protocol.image_size
     latent_shape = loaded.image_model.first_stage.latent_shape(size, size)
     reduced = protocol.precision == "bfloat16"
@@ -183,7 +185,7 @@ def draw(
             with torch.autocast(ranks.device.type, torch.bfloat16, enabled=reduced):
                 images = generate(
                     loaded.image_model,
-                    ddim,
+                    sampler,
                     batch.inputs,
                     seeds,
                     latent_shape,

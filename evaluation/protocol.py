@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 PRECISIONS = ("float32", "bfloat16")
+SPACINGS = ("leading", "trailing")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Protocol:
         seed: picks the captions; seed of image n is seed * 2^32 + n.
         image_size: height and width of generated and real images in pixels.
         sampler_steps: DDIM steps, eta 0.
+        spacing: of DDIM's timesteps: leading, as published, or trailing (Lin et al. 2024), which begins at the noisiest.
         guidance_scale: classifier-free guidance; 1 is without.
         precision: arithmetic of denoiser and decoder, float32 or bfloat16 (autocast).
         splits: parts of the Inception score.
@@ -40,6 +42,7 @@ class Protocol:
     guidance_scale: float
     precision: str = "float32"
     splits: int = 10
+    spacing: Literal["leading", "trailing"] = "leading"
     paper: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -51,6 +54,8 @@ class Protocol:
             raise ValueError(f"seed is {self.seed}; it must be 0 to 2^31 - 1")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
+        if self.spacing not in SPACINGS:
+            raise ValueError(f"spacing is {self.spacing!r}; choose one of {', '.join(SPACINGS)}")
         if self.guidance_scale < 0:
             raise ValueError(f"guidance_scale is {self.guidance_scale}; it must be 0 or more")
 

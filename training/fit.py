@@ -101,7 +101,8 @@ def build_monitor(
     protocol: Protocol | None = None
     if config.monitor.protocol is not None:
         protocol = instantiate(OmegaConf.load(CONFIG_FOLDER / "protocol" / f"{config.monitor.protocol}.yaml"))
-    return DiffusionMonitor(folder, config, task, build_eval_model(config, ranks), held_out, ranks, tracker, protocol)
+    model, sampler = build_eval_model(config, ranks), instantiate(config.monitor.sampler)
+    return DiffusionMonitor(folder, config, task, model, held_out, ranks, tracker, protocol, sampler)
 
 
 def finish(monitor: Monitor, folder: Path, step: int, ranks: Distributed) -> None:

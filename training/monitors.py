@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from evaluation.protocol import Protocol
 from evaluation.results import Result, read_results, write_result
 from models.autoencoder import Autoencoder
 from models.latent_diffusion import LatentDiffusion
+from models.samplers import Sampler
 from models.samplers.ddim import ddim
 from training.distributed import Distributed
 from training.progress import Bar
@@ -102,6 +104,7 @@ class DiffusionMonitor:
         ranks: Distributed,
         tracker: Tracker,
         protocol: Protocol | None,
+        sampler: Sampler,
     ) -> None:
         self.folder = folder
         self.settings = config.monitor
@@ -111,6 +114,7 @@ class DiffusionMonitor:
             model, task.frozen, task.first_stage, task.schedule, task.prediction, task.nothing
         )
         self.held_out = held_out
+        self.sampler = sampler
         self.ranks = ranks
         self.tracker = tracker
         self.protocol = protocol
@@ -151,7 +155,8 @@ class DiffusionMonitor:
     def draw(self, step: int) -> None:
         """Writes samples/step-….png: one picture for each of the first held-out captions."""
         count = min(self.settings.captions, len(self.held_out))
-        pictures = self._sample(list(range(count)), self.settings.sampler_steps, self.settings.guidance_scale)
+        settings = self.settings
+        pictures = self._sample(list(range(count)), self.sampler, settings.sampler_steps, settings.guidance_scale)
         if self.ranks.is_main:
             path = write_step_samples(self.folder, step, pictures, self.held_out.captions[:count])
             self.tracker.log_pictures(step, "samples", path)
@@ -161,7 +166,8 @@ class DiffusionMonitor:
         count = min(self.settings.final_captions, len(self.held_out))
         chosen = list(range(count))
         steps = self.settings.final_sampler_steps
-        generated = {scale: self._sample(chosen, steps, scale) for scale in self.settings.final_guidance_scales}
+        scales = self.settings.final_guidance_scales
+        generated = {scale: self._sample(chosen, self.sampler, steps, scale) for scale in scales}
         if self.ranks.is_main:
             captions = [self.held_out.captions[i] for i in chosen]
             write_final_samples(self.folder, captions, self.held_out.images[chosen], generated, step, steps)
@@ -193,17 +199,18 @@ class DiffusionMonitor:
             for start in range(0, len(mine), MEASURE_BATCH):
                 numbers = mine[start : start + MEASURE_BATCH]
                 seeds = [protocol.image_seed(n) for n in numbers]
-                images = self._sample(numbers, protocol.sampler_steps, protocol.guidance_scale, seeds)
+                sampler = partial(ddim, spacing=protocol.spacing)
+                images = self._sample(numbers, sampler, protocol.sampler_steps, protocol.guidance_scale, seeds)
                 bar.advance(len(numbers))
                 yield torch.tensor(numbers), images
 
     def _sample(
-        self, numbers: list[int], steps: int, guidance_scale: float, seeds: list[int] | None = None
+        self, numbers: list[int], sampler: Sampler, steps: int, guidance_scale: float, seeds: list[int] | None = None
     ) -> torch.Tensor:
         height, width = self.held_out.images.shape[-2:]
         return generate(
             self.image_model,
-            ddim,
+            sampler,
             {name: values[numbers] for name, values in self.held_out.inputs.items()},
             seeds or [self.task.seed * 2**32 + n for n in numbers],
             self.task.first_stage.latent_shape(height, width),

@@ -96,7 +96,7 @@ ALONE = {
         ("~model.conditioners.caption",), "model.unet.context_width=32", "it must be null, or a conditioner"
     ),
     "tokens": Wrong(
-        ("inputs.caption.tokenizer.length=12",), "inputs.caption=12 tokens", "model.conditioners.caption reads 24"
+        ("inputs.caption.tokenizer.length=12",), "inputs.caption=12 tokens", "model.conditioners.caption reads 20"
     ),
     "no input": Wrong(
         ("~inputs.caption", "~task.dropout.caption"), "model.conditioners.caption=caption", "add it there"
