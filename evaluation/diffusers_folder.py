@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data.tokenizer import BertTokenizer
+from models.autoencoder import AutoencoderKL, AutoencoderVQ
 from models.conditioners.text_transformer import TextTransformer
 from models.interop import diffusers
 from models.latent_diffusion import FirstStage, LatentDiffusion
@@ -58,13 +59,21 @@ def caption_transformer(model: LatentDiffusion) -> TextTransformer | None:
     return transformer
 
 
+def trained_autoencoder(first_stage: FirstStage) -> AutoencoderKL | AutoencoderVQ:
+    """The first stage's KL or VQ autoencoder. Raises ValueError for the identity, which other formats don't know."""
+    autoencoder = first_stage.autoencoder
+    if not isinstance(autoencoder, AutoencoderKL | AutoencoderVQ):
+        raise ValueError(f"first_stage.autoencoder is {type(autoencoder).__name__}: only KL and VQ can be exported")
+    return autoencoder
+
+
 def write_pipeline(folder: Path, parts: PipelineParts, image_size: int) -> None:
     """Writes the folder's files. image_size: pixels that the pipeline draws unless it is told others.
 
     The pipeline's scheduler takes the steps of our `ddim`, see models.interop.diffusers.scheduler_config.
     Raises ValueError, naming the setting, for a model that the pipeline would run otherwise than we do.
     """
-    conditioner, autoencoder = caption_transformer(parts.model), parts.first_stage.autoencoder
+    conditioner, autoencoder = caption_transformer(parts.model), trained_autoencoder(parts.first_stage)
     if conditioner is None:
         raise ValueError(f"the model has no conditioner: {PIPELINE} needs a TextTransformer")
     if parts.tokenizer.length != TOKENS or conditioner.length < TOKENS:

@@ -58,7 +58,7 @@ def _diffusers(folder: Path, loaded: LoadedRun) -> None:
 
 
 def _safetensors(folder: Path, loaded: LoadedRun) -> None:
-    from evaluation.diffusers_folder import caption_transformer
+    from evaluation.diffusers_folder import caption_transformer, trained_autoencoder
     from models.interop import compvis
 
     image_model, schedule = loaded.image_model, loaded.image_model.schedule
@@ -66,7 +66,7 @@ def _safetensors(folder: Path, loaded: LoadedRun) -> None:
     text = {} if conditioner is None else compvis.state_dict(conditioner)
     checkpoint = compvis.Checkpoint(
         unet=compvis.state_dict(image_model.model.unet),
-        first_stage=compvis.state_dict(image_model.first_stage.autoencoder),
+        first_stage=compvis.state_dict(trained_autoencoder(image_model.first_stage)),
         conditioner={f"transformer.{name}": weights for name, weights in text.items()},
         schedule={"betas": schedule.betas.float(), "alphas_cumprod": schedule.alpha_bar.float()},
         scale_factor=image_model.first_stage.scale,

@@ -23,7 +23,7 @@ class Protocol:
         seed: picks the captions; seed of image n is seed * 2^32 + n.
         image_size: height and width of generated and real images in pixels.
         sampler_steps: DDIM steps, eta 0.
-        spacing: of DDIM's timesteps: leading, as published, or trailing (Lin et al. 2024), which begins at the noisiest.
+        spacing: of DDIM's timesteps: leading, as published, or trailing (Lin et al. 2024), which begins at the last.
         guidance_scale: classifier-free guidance; 1 is without.
         precision: arithmetic of denoiser and decoder, float32 or bfloat16 (autocast).
         splits: parts of the Inception score.

@@ -245,7 +245,7 @@ class UNet(nn.Module):
 
     def _run(self, stage: nn.Module, h: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
         if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(stage, h, embedding, context, use_reentrant=False)  # type: ignore[return-value]
+            return checkpoint(stage, h, embedding, context, use_reentrant=False)
         return stage(h, embedding, context)
 
     def _check(self, z_t: Tensor, t: Tensor, context: Tensor | None, labels: Tensor | None) -> None:

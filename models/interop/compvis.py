@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.autoencoder import AutoencoderKL, AutoencoderVQ
+from models.autoencoder import Autoencoder, AutoencoderKL, AutoencoderVQ
 from models.conditioners.text_transformer import TextTransformer
 from models.interop.compvis_checkpoint import FIRST_STAGE, UNET, Checkpoint, below, load, save
 from models.interop.compvis_names import autoencoder_names, text_names, unet_names
@@ -135,7 +135,7 @@ def text_transformer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]
     return model
 
 
-def state_dict(model: UNet | AutoencoderKL | AutoencoderVQ | TextTransformer) -> dict[str, Tensor]:
+def state_dict(model: UNet | Autoencoder | TextTransformer) -> dict[str, Tensor]:
     """The model's weights under the published names and in the published shapes: undoes its importer.
 
     The names begin below the part's prefix. Tensors share the model's memory where they can: clone them to keep them.

@@ -163,7 +163,7 @@ def _read_weights(path: Path) -> Mapping[str, Any]:
         zipped = zipfile.is_zipfile(path)
         strange = get_unsafe_globals_in_checkpoint(path) if zipped else []
         # What is not known to be harmless makes torch raise UnpicklingError.
-        harmless = [(_Bystander, name) for name in strange if name.startswith(BYSTANDERS)]
+        harmless: list[Any] = [(_Bystander, name) for name in strange if name.startswith(BYSTANDERS)]
         with safe_globals(harmless):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except UnpicklingError as error:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.autoencoder import AutoencoderKL, AutoencoderVQ
+from models.autoencoder import Autoencoder
 from models.conditioners.text_transformer import TextBlock, TextTransformer
 from models.interop.diffusers_autoencoder import autoencoder_config, build_autoencoder
 from models.interop.diffusers_names import autoencoder_names, text_names, unet_names
@@ -162,7 +162,7 @@ def scheduler_config(schedule: NoiseSchedule) -> Config:
     }
 
 
-def state_dict(model: UNet | AutoencoderKL | AutoencoderVQ | TextTransformer) -> dict[str, Tensor]:
+def state_dict(model: UNet | Autoencoder | TextTransformer) -> dict[str, Tensor]:
     """The model's weights under the names and in the shapes of diffusers' model: undoes its importer.
 
     LDMBertModel has a head that it never uses. It gets zeros, and `state_dict(model) | unused(original)` has the
