@@ -64,8 +64,12 @@ class Protocol:
         return (self.seed << 32) + number
 
     def card(self) -> dict[str, Any]:
-        """Every setting that a number depends on, as plain values."""
-        return {key: value for key, value in asdict(self).items() if key != "paper"}
+        """Every setting that a number depends on, as plain values.
+
+        One that came later is in it only where it differs from what was always done: old hashes stay true.
+        """
+        always = {"spacing": "leading"}
+        return {k: v for k, v in asdict(self).items() if k != "paper" and not (k in always and v == always[k])}
 
     @property
     def hash(self) -> str:

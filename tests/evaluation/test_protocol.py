@@ -23,6 +23,7 @@ def test_every_setting_that_changes_a_number_changes_the_hash() -> None:
     other: dict[str, Any] = {
         "name": "q", "data": "other", "features": "efficientnet_lite0", "captions": 99, "seed": 1,
         "image_size": 32, "sampler_steps": 49, "guidance_scale": 2.1, "precision": "bfloat16", "splits": 9,
+        "spacing": "trailing",
     }  # fmt: skip
     assert {field.name for field in fields(Protocol)} == {*other, "paper"}
     hashes = {replace(BASE, **{key: value}).hash for key, value in other.items()} | {BASE.hash}
@@ -55,7 +56,14 @@ def test_shipped_protocols() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("sampler_steps", 0), ("captions", 9), ("seed", -1), ("precision", "float16"), ("guidance_scale", -1.0)],
+    [
+        ("sampler_steps", 0),
+        ("captions", 9),
+        ("seed", -1),
+        ("precision", "float16"),
+        ("guidance_scale", -1.0),
+        ("spacing", "even"),
+    ],
 )
 def test_values_out_of_range_are_named(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{key} is {value!r}"):
