@@ -61,6 +61,7 @@ def generate(
     batch_size: int,
     progress: Progress = unchanged,
     start_picture: StartPicture | None = None,
+    tile: int | None = None,
 ) -> Tensor:
     """Draws one image for each row of inputs with classifier-free guidance.
 
@@ -77,6 +78,7 @@ def generate(
         batch_size: images at a time.
         progress: wraps the sampler's steps of each batch.
         start_picture: what every image begins from; None: from noise alone.
+        tile: side of the tiles that latents are decoded in, in latent pixels, which bounds memory; None: whole.
 
     Returns uint8 [N, 3, H, W] on the CPU. Raises ValueError when inputs and seeds differ in number, when
     there are none, and when batch_size < 1.
@@ -106,7 +108,7 @@ def generate(
             z_0 = sampler(denoiser, z_T, schedule, steps, noise, progress, start)  # [B, C, h, w]
             if known is not None:
                 z_0 = known.pasted(z_0)
-            images.append(to_uint8(first_stage.decode(z_0)).cpu())  # [B, 3, H, W]
+            images.append(to_uint8(first_stage.decode(z_0, tile)).cpu())  # [B, 3, H, W]
     finally:
         model.train(was_training)
     return torch.cat(images)

@@ -67,6 +67,7 @@ def run(config: DictConfig) -> None:
             config.batch_size,
             progress,
             start_picture,
+            config.tile,
         )
     except (ValueError, DataError) as error:
         raise EvaluationError(str(error)) from error

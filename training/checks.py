@@ -81,6 +81,10 @@ def check_settings(config: DictConfig, world: int) -> None:
     if config.task.name == "autoencoder" and config.engine.zero_stage == 3:
         # The adversary is differentiated outside of its engine too, where ZeRO 3 hasn't gathered its weights.
         raise ConfigurationError("engine.zero_stage", 3, "first stages train with whole weights; choose engine=zero2")
+    side, size = config.data.scaled_side, config.data.image_size
+    if side is not None and (not isinstance(side, int) or isinstance(side, bool) or side < size):
+        remedy = f"it must be a whole number of at least data.image_size={size}, or null"
+        raise ConfigurationError("data.scaled_side", side, remedy)
     betas = list(config.optimizer.betas)
     if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
         raise ConfigurationError(

@@ -133,3 +133,15 @@ def test_command_names_what_cannot_work(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_pictures_larger_than_those_of_training_are_decoded_in_tiles(loaded: LoadedRun) -> None:
+    """Twice as wide and high; the tiles' picture is the whole one but for what group norms see of it."""
+    first_stage = loaded.image_model.first_stage
+    inputs = {"caption": torch.stack([loaded.inputs["caption"].parse("a cat")])}
+    shape = first_stage.latent_shape(64, 64)
+    whole, tiled = (generate(loaded.image_model, ddim, inputs, [0], shape, 2, 1.0, 1, tile=tile) for tile in (None, 16))
+    assert whole.shape == tiled.shape == (1, 3, 64, 64)
+    assert not torch.equal(whole, tiled)
+    assert (whole.float() - tiled.float()).abs().mean() < 16
+    assert torch.equal(whole, generate(loaded.image_model, ddim, inputs, [0], shape, 2, 1.0, 1, tile=32))

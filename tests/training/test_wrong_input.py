@@ -71,6 +71,7 @@ ALONE = {
         ("model.unet.channel_multipliers=2",), "model.unet.channel_multipliers=2", "a list, such as ["
     ),
     "a share above one": Wrong(("data.max_bad_share=2",), "data.max_bad_share=2", "from 0 to 1"),
+    "scaled side": Wrong(("data.scaled_side=16",), "data.scaled_side=16", "at least data.image_size=32"),
     "momenta": Wrong(("optimizer.betas=[0.9,1.5]",), "optimizer.betas=[0.9, 1.5]", "[0.9,0.999]"),
     "unknown decay": Wrong(("learning_rate.decay=linear",), "learning_rate.decay=linear", "constant, cosine"),
     "unknown tracker": Wrong(("tracker.mode=onlin",), "tracker.mode=onlin", "auto, online, offline, disabled"),
