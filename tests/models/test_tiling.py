@@ -122,6 +122,7 @@ print(tile - start, tiled - start, peak() - start)
 """
 
 
+@pytest.mark.slow
 def test_a_megapixel_takes_the_memory_of_one_tile_and_of_the_image() -> None:
     # Else glibc keeps freed blocks of up to 32 MiB, and what is measured is how they lie.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}

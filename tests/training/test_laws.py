@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from tests.training.conftest import OnRanks
@@ -56,6 +57,7 @@ def losses_of_a_vq_first_stage(ranks: Distributed, overrides: list[str], folder:
     return found | {"unused": (squares == 0).all(1).sum()}
 
 
+@pytest.mark.slow
 def test_one_rank_and_two_ranks_train_a_vq_first_stage_alike(
     tiny_vq: list[str], tmp_path: Path, on_ranks: OnRanks
 ) -> None:

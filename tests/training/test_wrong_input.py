@@ -292,6 +292,7 @@ def test_a_rank_of_a_cluster_checks_before_it_joins(
     check(refused(base), "batch.global_size=8", "3 ranks x batch.micro_size=4")
 
 
+@pytest.mark.slow
 def test_of_a_cluster_s_ranks_one_tells(base: list[str], tmp_path: Path) -> None:
     """Under torch's own launcher, whose report on its ranks' ends comes besides."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "training.train"]

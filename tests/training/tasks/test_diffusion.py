@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from models.objective import LOSSES
@@ -43,6 +44,7 @@ def first_losses(ranks: Distributed, overrides: list[str], folder: Path) -> dict
     return found
 
 
+@pytest.mark.slow
 def test_every_objective_trains_on_something_else(tiny_diffusion: list[str], tmp_path: Path, on_ranks: OnRanks) -> None:
     losses = on_ranks(1, first_losses, tiny_diffusion, tmp_path)
     assert all(0 < loss < 100 for loss in losses.values()), losses
@@ -83,6 +85,7 @@ def rows_of_three_steps(ranks: Distributed, overrides: list[str], folder: Path) 
     return rows[1:]
 
 
+@pytest.mark.slow
 def test_losses_by_timestep_are_the_same_on_one_rank_and_two(
     tiny_diffusion: list[str], tmp_path: Path, on_ranks: OnRanks
 ) -> None:
