@@ -63,7 +63,7 @@ def test_less_strength_stays_nearer_to_the_picture(loaded: LoadedRun) -> None:
 def test_what_a_mask_keeps_is_kept_by_every_sampler(loaded: LoadedRun, sampler: Sampler) -> None:
     latents = []
 
-    def watched(z: Tensor) -> Tensor:
+    def watched(z: Tensor, tile: int | None) -> Tensor:
         latents.append(z)
         return type(loaded.image_model.first_stage).decode(loaded.image_model.first_stage, z)
 
