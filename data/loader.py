@@ -3,8 +3,10 @@
 import atexit
 import logging
 import signal
+import sys
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -178,3 +180,10 @@ def _prepare_worker(worker: int) -> None:
     """A scheduler signals every process of a job; only the training process may decide what follows."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    sys.excepthook = _tell_unless_abandoned
+
+
+def _tell_unless_abandoned(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Of an error in a worker's own threads, unless the training process was killed while it took a batch over."""
+    if not issubclass(kind, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, trace)

@@ -21,7 +21,7 @@ from data.batch import Batch
 from data.errors import DataError
 from data.index import Index
 from data.inputs.caption import Caption
-from data.loader import Loader
+from data.loader import Loader, _tell_unless_abandoned
 from data.sources import Sample
 from data.store import EmbeddedStore
 from data.stream import Storage
@@ -315,3 +315,11 @@ def test_a_program_that_never_closes_ends_with_its_workers(folder: str, ending: 
     while any(map(psutil.pid_exists, workers)) and time.monotonic() - began < 25:
         time.sleep(0.1)
     assert not any(map(psutil.pid_exists, workers))
+
+
+def test_a_worker_is_silent_about_a_training_process_that_was_killed_and_about_nothing_else(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for error, told in ((ConnectionResetError(104, "reset"), False), (EOFError(), False), (ValueError("x"), True)):
+        _tell_unless_abandoned(type(error), error, None)
+        assert bool(capsys.readouterr().err) == told
