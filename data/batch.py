@@ -22,6 +22,7 @@ class Batch:
     images: uint8 [B, 3, H, W], RGB. inputs: what conditioners read, each [B, ...], by name. captions: B strings, ""
     where there is none.
     numbers: int64 [B], global sample numbers, to key whatever is random about a sample.
+    sources: int64 [B], which source of the mixture each sample is of.
     faults: samples replaced in this batch, in the order of their numbers.
     """
 
@@ -29,6 +30,7 @@ class Batch:
     inputs: dict[str, Tensor]
     captions: list[str]
     numbers: Tensor
+    sources: Tensor
     faults: list[Fault] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -41,4 +43,5 @@ class Batch:
             images=self.images.pin_memory(),
             inputs={name: values.pin_memory() for name, values in self.inputs.items()},
             numbers=self.numbers.pin_memory(),
+            sources=self.sources.pin_memory(),
         )

@@ -5,7 +5,7 @@ import logging
 import signal
 import sys
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -14,9 +14,8 @@ from torch.utils.data import DataLoader
 
 from data.batch import Batch
 from data.errors import DataError
-from data.index import Index
 from data.inputs import Input
-from data.order import Order
+from data.mixture import IndexedSource, Mixture
 from data.samples import Samples
 from data.stream import Storage
 from data.transforms import DEFAULT_MAX_PIXELS
@@ -31,10 +30,10 @@ class Loader:
 
     The samples of optimizer step s are the global sample numbers [s * G, (s + 1) * G), G = `global_batch`;
     micro-batch a of rank r holds the numbers s * G + (a * world + r) * micro_batch + i. Which sample stands
-    at a number is `data.order`'s business; everything random about it is keyed by (seed, number). So what a
-    step trains on does not depend on ranks, workers, or where the run was resumed.
+    at a number is the business of `data.mixture` and `data.order`; everything random about it is keyed by
+    (seed, number). So what a step trains on does not depend on ranks, workers, or where the run was resumed.
 
-    index, storage: what to read, and how. seed: 0 or more. image_size: side of the square images in pixels.
+    sources, storage: what to read, and how. seed: 0 or more. image_size: side of the square images in pixels.
     inputs: what is read for the model's conditioners, by name. workers: processes that load ahead; 0 loads in this one.
     scaled_side: pixels that a picture's shorter side is scaled to before a square of image_size is cut out of it, at a
     random place; None: image_size, and the middle is taken. flip: mirror half of the images. smallest_side: smaller
@@ -48,7 +47,7 @@ class Loader:
 
     def __init__(
         self,
-        index: Index,
+        sources: Sequence[IndexedSource],
         storage: Storage,
         seed: int,
         image_size: int,
@@ -84,12 +83,11 @@ class Loader:
         self.max_bad_share = max_bad_share
         self.pin_memory = pin_memory
         self.batches_ahead = batches_ahead
-        self.samples_per_epoch = len(index)
-        order = Order(index.shard_sizes, seed, group_shards, jitter_samples)
+        self.mixture = Mixture(sources, seed, group_shards, jitter_samples)
         side = image_size if scaled_side is None else scaled_side
         if side < image_size:
             raise DataError(f"scaled_side={side} must be at least image_size={image_size}")
-        self._samples = Samples(index, storage, order, seed, image_size, inputs, side, flip, smallest_side, max_pixels)
+        self._samples = Samples(self.mixture, storage, seed, image_size, inputs, side, flip, smallest_side, max_pixels)
 
     @property
     def accumulation(self) -> int:
@@ -103,6 +101,16 @@ class Loader:
             first = (micro_batch * self.world + self.rank) * self.micro_batch
             yield list(range(first, first + self.micro_batch))
             micro_batch += 1
+
+    def account(self, number: int) -> dict[str, float]:
+        """Metrics of the global sample numbers below `number`: epochs, and samples, of each source if it has a name."""
+        metrics: dict[str, float] = {}
+        for source, seen in zip(self.mixture.sources, self.mixture.seen(number), strict=True):
+            mark = f"/{source.name}" if source.name else ""
+            metrics[f"data/epoch{mark}"] = seen / len(source.index)
+            if mark:
+                metrics[f"data/samples{mark}"] = seen
+        return metrics
 
     def step(self, number: int) -> Batch:
         """The whole global batch of optimizer step `number`, the same on every rank."""

@@ -12,10 +12,10 @@ from torch.utils.data import Dataset
 
 from data.batch import Batch, Fault
 from data.errors import DataError, NotFound
-from data.index import Index
 from data.inputs import Input, Parts
+from data.mixture import Mixture
 from data.offsets import Entry
-from data.order import Order, keyed_raw
+from data.order import keyed_raw
 from data.stream import Storage
 from data.transforms import BadSample, choose_caption, decode_image, details_of, image_bytes
 from data.view import chosen
@@ -35,9 +35,8 @@ class Samples(Dataset[Batch]):
 
     def __init__(
         self,
-        index: Index,
+        mixture: Mixture,
         storage: Storage,
-        order: Order,
         seed: int,
         image_size: int,
         inputs: Mapping[str, Input],
@@ -46,9 +45,8 @@ class Samples(Dataset[Batch]):
         smallest_side: int,
         max_pixels: int,
     ) -> None:
-        self.index = index
+        self.mixture = mixture
         self.storage = storage
-        self.order = order
         self.seed = seed
         self.image_size = image_size
         self.inputs = inputs
@@ -67,24 +65,23 @@ class Samples(Dataset[Batch]):
             return error
 
     def _batch(self, numbers: Sequence[int]) -> Batch:
-        self.storage.prefetch((url, *_span(entry)) for url, entry in map(self._entry_at, numbers) if entry.members)
+        located = [self.mixture.sample(number) for number in numbers]
+        self.storage.prefetch((url, *_span(entry)) for _, url, entry in located if entry.members)
         faults: list[Fault] = []
-        samples = [self._sample(number, faults) for number in numbers]
+        samples = [self._sample(number, *place, faults) for number, place in zip(numbers, located, strict=True)]
         images = np.stack([image for image, _, _ in samples])  # [B, H, W, 3]
         return Batch(
             images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
             inputs={name: torch.stack([read[name] for _, _, read in samples]) for name in self.inputs},
             captions=[caption for _, caption, _ in samples],
             numbers=torch.tensor(numbers, dtype=torch.int64),
+            sources=torch.tensor([source for source, _, _ in located], dtype=torch.int64),
             faults=faults,
         )
 
-    def _entry_at(self, number: int) -> tuple[str, Entry]:
-        return self.index.sample(self.order.position(number))
-
-    def _sample(self, number: int, faults: list[Fault]) -> Read:
-        """What is read of a sample; a bad sample's spare depends on (seed, number) alone."""
-        url, entry = self._entry_at(number)
+    def _sample(self, number: int, source: int, url: str, entry: Entry, faults: list[Fault]) -> Read:
+        """What is read of a sample; a bad sample's spare is of the same source, by (seed, number) alone."""
+        index = self.mixture.sources[source].index
         spares = keyed_raw((self.seed, number), (0, _REPLACEMENT), _REPLACEMENTS)
         for spare in [*spares, None]:
             try:
@@ -92,7 +89,7 @@ class Samples(Dataset[Batch]):
             except BadSample as error:
                 faults.append(Fault(error.reason, url, entry.key, number))
             if spare is not None:
-                url, entry = self.index.sample(int(spare) % len(self.index))
+                url, entry = index.sample(int(spare) % len(index))
         raise DataError(
             f"sample number {number} and {_REPLACEMENTS} others in its place are bad, the last: "
             f"{faults[-1]}. Check that these are the right shards"

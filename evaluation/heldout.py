@@ -10,6 +10,7 @@ from data.batch import Batch
 from data.index import Index
 from data.inputs import Input
 from data.loader import Loader
+from data.mixture import IndexedSource
 from data.stream import Storage
 from evaluation.errors import EvaluationError
 from evaluation.protocol import Protocol
@@ -53,7 +54,7 @@ class HeldOut:
     def batches(self, rank: int, world: int) -> Iterator[Batch]:
         """This rank's share; batch.numbers lie in [0, protocol.captions). The last batch may be smaller."""
         loader = Loader(
-            self._index,
+            [IndexedSource(self._index)],
             self._storage,
             seed=self._protocol.seed,
             image_size=self._protocol.image_size,

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.prediction import Prediction
@@ -55,5 +54,10 @@ def by_timestep_decile(losses: Tensor, t: Tensor, steps: int) -> Tensor:
 
     Decile 0 holds the cleanest latents, 9 the noisiest. t: int64 [B], 0 to steps - 1.
     """
-    members = F.one_hot(t * DECILES // steps, DECILES).to(losses).T  # [10, B]
-    return members @ torch.stack([losses, torch.ones_like(losses)], 1)
+    return by_group(losses, t * DECILES // steps, DECILES)
+
+
+def by_group(losses: Tensor, groups: Tensor, count: int) -> Tensor:
+    """Sum and number of the losses [B] in each of `count` groups: float32 [count, 2]. groups: int64 [B]."""
+    totals = torch.zeros(count, 2, device=losses.device)
+    return totals.index_add(0, groups, torch.stack([losses, torch.ones_like(losses)], 1))

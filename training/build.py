@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
-from data.index import Index
 from data.loader import Loader
+from data.mixture import IndexedSource
 from data.stream import Storage
 from evaluation.frozen_conditioners import load_frozen_conditioners
 from models.latent_diffusion import FirstStage, LatentDiffusion
 from models.objective import LOSSES
 from models.perceptual import PerceptualLoss
 from models.prediction import PREDICTIONS
+from training.data_sources import sources_of
 from training.distributed import Distributed
 from training.ema import AdamWithEMA
 from training.engine import Engine
@@ -28,6 +31,7 @@ def build_task(config: DictConfig, ranks: Distributed) -> Task:
     modules = {name: module.to(ranks.device) for name, module in build_modules(config).items()}
     engines = {name: build_engine(config, module, ranks) for name, module in modules.items()}
     accumulation = steps_of_accumulation(config, ranks.world)
+    names = [source.name for source in sources_of(config) if source.name]
     if config.task.name == "diffusion":
         first_stage: FirstStage = instantiate(config.first_stage).to(ranks.device)
         return DiffusionTask(
@@ -42,6 +46,7 @@ def build_task(config: DictConfig, ranks: Distributed) -> Task:
             accumulation,
             config.task.min_snr_gamma,
             config.task.offset_noise,
+            names,
             config.run.seed,
         )
     module = modules["model"]
@@ -62,6 +67,7 @@ def build_task(config: DictConfig, ranks: Distributed) -> Task:
         config.task.regulariser_weight,
         config.task.adversary_weight,
         config.task.adversary_start,
+        names,
         config.run.seed,
     )
 
@@ -85,10 +91,10 @@ def steps_of_accumulation(config: DictConfig, world: int) -> int:
     return config.batch.global_size // (config.batch.micro_size * world)
 
 
-def build_loader(config: DictConfig, index: Index, storage: Storage, ranks: Distributed) -> Loader:
+def build_loader(config: DictConfig, sources: Sequence[IndexedSource], storage: Storage, ranks: Distributed) -> Loader:
     """This rank's share of the training samples."""
     return Loader(
-        index,
+        sources,
         storage,
         seed=config.run.seed,
         image_size=config.data.image_size,

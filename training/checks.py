@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from training.compose import CONFIG_FOLDER
+from training.data_sources import sources_of
 from training.engine_settings import PRECISIONS, STAGES
 from training.errors import ConfigurationError
 from training.schedule import DECAYS
@@ -65,6 +66,7 @@ def check_settings(config: DictConfig, world: int) -> None:
     for key, value in _present(config, ("task.min_snr_gamma",)):
         if value is not None and (not _is_number(value) or value <= 0):
             raise ConfigurationError(key, value, "it must be a number above 0, 5 is usual; or null")
+    sources_of(config)
     for key, value in _present(config, POSITIVE):
         if not _is_number(value) or value <= 0:
             raise ConfigurationError(key, value, "it must be a number above 0")
@@ -106,7 +108,10 @@ def _is_number(value: object) -> bool:
 
 
 def _has_every_value(config: DictConfig) -> None:
-    missing = [key for key, value in _leaves(OmegaConf.to_container(config, resolve=False)) if value == "???"]
+    leaves = list(_leaves(OmegaConf.to_container(config, resolve=False)))
+    missing = [key for key, value in leaves if value == "???"]
+    if config.data.prepare is None and not any("${data.url}" in str(value) for _, value in leaves):
+        missing = [key for key in missing if key != "data.url"]  # sources and held-out samples are named themselves
     if missing:
         others = f" (also missing: {', '.join(missing[1:])})" if missing[1:] else ""
         raise ConfigurationError(missing[0], "???", f"it has no value; give it on the command line{others}")

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from data.batch import Batch
 from data.errors import DataError
 from data.index import Index, indexed_samples
 from data.loader import Loader
+from data.mixture import IndexedSource
 from data.prepare import prepare
 from data.store import EmbeddedStore
 from data.stream import Storage
 from training.components import component
+from training.data_sources import held_out_source, sources_of
 
 
 @contextlib.contextmanager
@@ -49,13 +51,13 @@ def make_ready(config: DictConfig) -> None:
         manifest = prepare(source, config.data.url, storage, config.data.samples_per_shard)
         # The report names the pictures' authors and licence.
         (Path(config.run.folder) / "attribution.txt").write_text(manifest["attribution"] + "\n")
-    for key in ("data.train", "data.held_out"):
-        urls = _urls(config, key)
-        with _about(key, urls):
-            storage.check(urls)
-    samples = indexed_samples(_urls(config, "data.train"), storage)
-    if samples is not None:
-        check_enough(samples, config)
+    for source in [*sources_of(config), held_out_source(config)]:
+        with _about(source.key, source.urls):
+            storage.check(source.urls)
+    counts = [indexed_samples(source.urls, storage) for source in sources_of(config)]
+    known = [count for count in counts if count is not None]
+    if len(known) == len(counts):
+        check_enough(sum(known), config)
 
 
 @contextlib.contextmanager
@@ -76,23 +78,21 @@ def check_enough(samples: int, config: DictConfig) -> None:
         )
 
 
-def training_index(config: DictConfig, storage: Storage) -> Index:
+def training_sources(config: DictConfig, storage: Storage) -> list[IndexedSource]:
     """Where every training sample lies. Raises DataError when there are fewer than a step takes."""
-    index = Index.load(_urls(config, "data.train"), storage)
-    check_enough(len(index), config)
-    return index
-
-
-def _urls(config: DictConfig, key: str) -> str | list[str]:
-    value = OmegaConf.select(config, key)
-    return OmegaConf.to_container(value) if OmegaConf.is_list(value) else str(value)  # type: ignore[return-value]
+    sources = []
+    for source in sources_of(config):
+        with _about(source.key, source.urls):
+            sources.append(IndexedSource(Index.load(source.urls, storage), source.name, source.weight))
+    check_enough(sum(len(source.index) for source in sources), config)
+    return sources
 
 
 def held_out_samples(config: DictConfig, storage: Storage) -> Batch:
     """Every good sample of data.held_out as one batch, in an order that mixes the shards and is always the same."""
-    index = Index.load(_urls(config, "data.held_out"), storage)
+    index = Index.load(held_out_source(config).urls, storage)
     loader = Loader(
-        index,
+        [IndexedSource(index)],
         storage,
         seed=0,
         image_size=config.data.image_size,
@@ -113,4 +113,5 @@ def held_out_samples(config: DictConfig, storage: Storage) -> Batch:
         inputs={name: torch.cat([batch.inputs[name] for batch in good]) for name in good[0].inputs},
         captions=[caption for batch in good for caption in batch.captions],
         numbers=torch.cat([batch.numbers for batch in good]),
+        sources=torch.cat([batch.sources for batch in good]),
     )

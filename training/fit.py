@@ -22,7 +22,7 @@ from training import noise
 from training.build import build_eval_model, build_loader, build_task
 from training.checkpoint import Checkpoints
 from training.compose import CONFIG_FOLDER
-from training.dataset import held_out_samples, training_index
+from training.dataset import held_out_samples, training_sources
 from training.distributed import Distributed
 from training.loop import Monitor, TrainState, fit
 from training.monitors import AutoencoderMonitor, DiffusionMonitor
@@ -42,7 +42,7 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
     stop = StopRequest()
     folder = Path(config.run.folder)
     storage: Storage = instantiate(config.data.storage)
-    loader = build_loader(config, training_index(config, storage), storage, ranks)
+    loader = build_loader(config, training_sources(config, storage), storage, ranks)
     held_out = held_out_samples(config, storage)
     task = build_task(config, ranks)
     checkpoints = Checkpoints(folder / "checkpoints", ranks, config.checkpoint.keep)
@@ -66,6 +66,7 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
             finished = fit(
                 task,
                 batches,
+                loader.account,
                 state,
                 config.steps,
                 config.batch.global_size,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -45,6 +45,7 @@ class NonFiniteLoss(Exception):
 def fit(
     task: Task,
     batches: Iterator[Batch],
+    account: Callable[[int], dict[str, float]],
     state: TrainState,
     steps: int,
     global_batch: int,
@@ -56,7 +57,10 @@ def fit(
     ranks: Distributed,
     stop: StopRequest,
 ) -> bool:
-    """Trains from `state` to `steps`; returns False when it was asked to stop before. Ends on a checkpoint."""
+    """Trains from `state` to `steps`; returns False when it was asked to stop before. Ends on a checkpoint.
+
+    account: metrics of what the first n samples of the run were, `Loader.account`.
+    """
     watched = WatchedBatches(batches)
     if state.step == 0:
         tracker.log(0, monitor.look(0))
@@ -80,6 +84,7 @@ def fit(
         }
         if (norm := task.engines["model"].gradient_norm()) is not None:
             row["train/gradient_norm"] = norm
+        row |= account(state.images_seen)
         row |= {f"data/bad/{reason}": count for reason, count in state.bad_samples.items()}
         row |= monitor.look(state.step)
         if stopping or state.step == steps or state.step % checkpoint_every == 0:
@@ -147,7 +152,8 @@ def agree(
 
 
 def together(ranks_metrics: list[dict[str, Any]]) -> dict[str, float]:
-    """Means over all ranks, by name: of a scalar "train/NAME", of [K, 2] sums and numbers "train/NAME_0" to K - 1.
+    """Means over all ranks, by name: of a scalar, and of a sum and number [2], "train/NAME"; of [K, 2] sums and numbers
+    "train/NAME_0" to K - 1.
 
     A group without samples has no mean, and is left out.
     """
@@ -157,10 +163,16 @@ def together(ranks_metrics: list[dict[str, Any]]) -> dict[str, float]:
         if not isinstance(value, list):
             row[f"train/{name}"] = sum(everyone) / len(everyone)
             continue
-        for group, parts in enumerate(zip(*everyone, strict=True)):
+        alone = not isinstance(value[0], list)
+        groups = (
+            {f"train/{name}": everyone}
+            if alone
+            else {f"train/{name}_{group}": parts for group, parts in enumerate(zip(*everyone, strict=True))}
+        )
+        for key, parts in groups.items():
             total, count = (sum(column) for column in zip(*parts, strict=True))
             if count:
-                row[f"train/{name}_{group}"] = total / count
+                row[key] = total / count
     return row
 
 

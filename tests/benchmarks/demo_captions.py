@@ -24,6 +24,7 @@ from torch import Tensor
 
 from data.index import Index
 from data.loader import Loader
+from data.mixture import IndexedSource
 from data.store import EmbeddedStore
 from data.stream import Storage
 from evaluation.features import FeatureNetwork, load_features
@@ -54,7 +55,7 @@ def pictures(loaded: LoadedRun, key: str) -> tuple[Tensor, list[str]]:
     """All images uint8 [N, 3, H, W] and captions of one of the run's splits."""
     storage: Storage = instantiate(loaded.config.data.storage)
     index = Index.load(str(loaded.config.data[key]), storage)
-    batch = Loader(index, storage, 0, loaded.image_size, {}, len(index), len(index)).step(0)
+    batch = Loader([IndexedSource(index)], storage, 0, loaded.image_size, {}, len(index), len(index)).step(0)
     return batch.images, batch.captions
 
 

@@ -22,6 +22,7 @@ from data.errors import DataError
 from data.index import Index
 from data.inputs.caption import Caption
 from data.loader import Loader, _tell_unless_abandoned
+from data.mixture import IndexedSource
 from data.sources import Sample
 from data.store import EmbeddedStore
 from data.stream import Storage
@@ -48,7 +49,7 @@ def make_loader(folder: str, storage: Storage | None = None, **options: Any) -> 
         "group_shards": 2,
         "flip": True,
     }
-    return Loader(Index.load(folder, storage), storage, **(arguments | options))
+    return Loader([IndexedSource(Index.load(folder, storage))], storage, **(arguments | options))
 
 
 def take(loader: Loader, count: int, start_step: int = 0) -> list[Batch]:
@@ -199,7 +200,7 @@ def _animation() -> bytes:
 def test_a_shard_that_ends_early_and_one_that_is_gone(shards: Callable[..., str]) -> None:
     folder = Path(shards(4, 4, 4))
     index = Index.load(str(folder), Storage())
-    loader = Loader(index, Storage(), 7, 8, INPUTS, 8, 2, max_bad_share=1.0)
+    loader = Loader([IndexedSource(index)], Storage(), 7, 8, INPUTS, 8, 2, max_bad_share=1.0)
     (folder / "00001.tar").unlink()
     data = (folder / "00002.tar").read_bytes()
     (folder / "00002.tar").write_bytes(data[: len(data) // 2])
@@ -301,9 +302,10 @@ def test_a_program_that_never_closes_ends_with_its_workers(folder: str, ending: 
     program = (
         "import os, sys, multiprocessing, torch\n"
         "from data.index import Index; from data.loader import Loader; from data.stream import Storage\n"
+        "from data.mixture import IndexedSource\n"
         "storage = Storage()\n"
         f"index = Index.load({folder!r}, storage)\n"
-        "stream = Loader(index, storage, 0, 8, {}, 2, 2, workers=2).batches()\n"
+        "stream = Loader([IndexedSource(index)], storage, 0, 8, {}, 2, 2, workers=2).batches()\n"
         "next(stream)\n"
         "print([child.pid for child in multiprocessing.active_children()], flush=True)\n"
         f"{ending}\n"

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from training.build import build_loader, build_task
 from training.checkpoint import Checkpoints
 from training.compose import CONFIG_FOLDER
-from training.dataset import training_index
+from training.dataset import training_sources
 from training.distributed import Distributed
 from training.fit import estimate_latent_scale
 from training.loop import TrainState, fit
@@ -44,7 +44,7 @@ def train(ranks: Distributed, overrides: list[str], folder: Path, until: int) ->
         folder.mkdir(parents=True, exist_ok=True)
     ranks.barrier()
     storage = instantiate(config.data.storage)
-    loader = build_loader(config, training_index(config, storage), storage, ranks)
+    loader = build_loader(config, training_sources(config, storage), storage, ranks)
     task = build_task(config, ranks)
     checkpoints = Checkpoints(folder / "checkpoints", ranks, keep=5)
     manifest = checkpoints.restore_newest(task.engines)
@@ -59,6 +59,7 @@ def train(ranks: Distributed, overrides: list[str], folder: Path, until: int) ->
         fit(
             task,
             batches,
+            loader.account,
             state,
             until,
             config.batch.global_size,

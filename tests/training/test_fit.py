@@ -17,7 +17,7 @@ from tests.training.conftest import OnRanks
 from tests.training.runs import composed
 from training.build import build_loader
 from training.checkpoint_files import Reader
-from training.dataset import training_index
+from training.dataset import training_sources
 from training.distributed import Distributed
 from training.fit import train_and_report
 from training.noise import normal
@@ -78,7 +78,7 @@ def first_latents(overrides: list[str]) -> torch.Tensor:
     config = composed(overrides)
     first_stage: FirstStage = instantiate(config.first_stage)
     storage = instantiate(config.data.storage)
-    batch = build_loader(config, training_index(config, storage), storage, ALONE).step(0)
+    batch = build_loader(config, training_sources(config, storage), storage, ALONE).step(0)
     shape = first_stage.latent_shape(*batch.images.shape[-2:])
     return first_stage.encode(batch.images, normal(config.run.seed, "posterior", batch.numbers.tolist(), shape))
 

@@ -116,6 +116,19 @@ ALONE = {
     ),
     "no first stage": Wrong(("first_stage.weights=null",), "first_stage.weights=null", "give the path"),
     "first stage elsewhere": Wrong(("first_stage.weights=/no/f.st",), "first_stage.weights=/no/f.st", "give the path"),
+    "no weight": Wrong(
+        ("data.train={a:{url:/x,weight:0},b:{url:/y}}",), "data.train.a.weight=0", "must be a number above 0"
+    ),
+    "a tiny weight": Wrong(("data.train={a:{url:/x,weight:1e-9},b:{url:/y}}",), "data.train=", "the smallest is below"),
+    "a source without a URL": Wrong(("data.train={a:{weight:1}}",), "data.train.a={", "a source is {url"),
+    "misspelt setting of a source": Wrong(
+        ("data.train={a:{url:/x,weigth:2}}",), "data.train.a.weigth=2", "a source has url, weight"
+    ),
+    "a source's name": Wrong(("data.train={a/b:{url:/x}}",), "data.train.a/b=", "letters, digits"),
+    "no source": Wrong(("data.train={}",), "data.train={}", "at least one source"),
+    "a source that is not there": Wrong(
+        ("data.train={a:{url:/no/a},b:{url:/y}}",), "data.train.a.url=/no/a", "Check the name"
+    ),
     "no such folder": Wrong(("data.url=/no/shards",), "data.train=/no/shards/train", "Check the name"),
     "unknown protocol of a URL": Wrong(("data.url=s4://a/b",), "data.train=s4://a/b/train", "Check the URL's protocol"),
     "profile": Wrong(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -19,8 +19,8 @@ class Task(Protocol):
     def train_step(self, micro_batches: Iterator[Batch], step: int, learning_rate: float) -> dict[str, torch.Tensor]:
         """Consumes one step's micro-batches, updates the engines, returns this rank's metrics.
 
-        A scalar is this rank's mean over its equal share of the step. [K, 2] are sums and numbers of K groups, which
-        may lie unevenly on the ranks, and are empty on some.
+        A scalar is this rank's mean over its equal share of the step. [2] are sum and number of a group, and [K, 2] of
+        K groups, which may lie unevenly on the ranks, and are empty on some.
         """
         ...
 
@@ -31,3 +31,8 @@ class Task(Protocol):
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Takes back what `extra_state` gave."""
         ...
+
+
+def named_sources(losses: torch.Tensor, sources: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Metrics of losses by source. losses: sums and numbers, [K, 2]."""
+    return {f"loss_source_{name}": total for name, total in zip(sources, losses, strict=True)}

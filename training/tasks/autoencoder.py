@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,10 +11,12 @@ from torch.func import functional_call
 
 from data.batch import Batch
 from models.discriminator import hinge_discriminator_loss, hinge_generator_loss
+from models.objective import by_group
 from models.perceptual import PerceptualLoss
 from training import noise
 from training.engine import Engine
 from training.modules import ReconstructionModule
+from training.tasks import named_sources
 
 MAXIMUM_ADAPTIVE_WEIGHT = 1e4
 
@@ -28,7 +30,7 @@ class AutoencoderTask:
     summed: the reconstruction loss is |x − x̂| / exp(s) + s summed over an image's pixels, s being the learned log
     variance, as published for KL; False: the mean of |x − x̂| over everything, as published for VQ, whose penalty is
     a mean too. The penalty is the autoencoder's own: KL, or codebook loss. `perceptual` is None where its weights
-    aren't available.
+    aren't available. sources: names of those that samples are of, where they are several.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class AutoencoderTask:
         regulariser_weight: float,
         adversary_weight: float,
         adversary_start: int,
+        sources: Sequence[str],
         seed: int,
     ) -> None:
         self.engines = {"model": engine, "discriminator": discriminator_engine}
@@ -56,6 +59,7 @@ class AutoencoderTask:
         self.regulariser_weight = regulariser_weight
         self.adversary_weight = adversary_weight
         self.adversary_start = adversary_start
+        self.sources = sources
         self.seed = seed
 
     def train_step(self, micro_batches: Iterator[Batch], step: int, learning_rate: float) -> dict[str, torch.Tensor]:
@@ -63,8 +67,8 @@ class AutoencoderTask:
         totals: dict[str, torch.Tensor] = {}
         for _ in range(self.accumulation):
             for name, value in self._micro_step(next(micro_batches), step, learning_rate).items():
-                totals[name] = totals.get(name, torch.zeros((), device=value.device)) + value.detach()
-        return {name: total / self.accumulation for name, total in totals.items()}
+                totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach()
+        return {name: total / self.accumulation for name, total in totals.items()}  # sums and numbers alike
 
     def _micro_step(self, batch: Batch, step: int, learning_rate: float) -> dict[str, torch.Tensor]:
         engine = self.engines["model"]
@@ -80,8 +84,12 @@ class AutoencoderTask:
         error = self._error(images, reconstruction)
         (wanted,) = torch.autograd.grad(self._reduced(error, log_variance.detach()), reconstruction)
         loss = self._reduced(error.detach(), log_variance)
-        metrics = {"reconstruction": (images - reconstruction).abs().mean(), "reconstruction_loss": loss}
+        differences = (images - reconstruction).abs()
+        metrics = {"reconstruction": differences.mean(), "reconstruction_loss": loss}
         metrics |= {"log_variance": log_variance.squeeze(), **statistics}
+        if self.sources:
+            by_source = by_group(differences.mean((1, 2, 3)), batch.sources.to(images.device), len(self.sources))
+            metrics |= named_sources(by_source, self.sources)
         playing = step >= self.adversary_start
         if playing:
             adversary = hinge_generator_loss(self._judge(reconstruction))

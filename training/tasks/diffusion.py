@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,11 +10,12 @@ import torch
 from data.batch import Batch
 from models.conditioners import Condition, Conditioners
 from models.latent_diffusion import FirstStage
-from models.objective import DECILES, by_timestep_decile, min_snr_weight
+from models.objective import DECILES, by_group, by_timestep_decile, min_snr_weight
 from models.prediction import Prediction, check_prediction
 from models.schedule import NoiseSchedule
 from training import noise
 from training.engine import Engine
+from training.tasks import named_sources
 
 
 class DiffusionTask:
@@ -24,7 +25,8 @@ class DiffusionTask:
     frozen: the conditioners that are not trained. nothing: by name, the input that says nothing, which replaces a
     sample's own with the probability in `dropout` (classifier-free guidance needs it). min_snr_gamma: weighs timesteps
     by min-SNR; None: evenly. offset_noise: deviation of what is added to a whole channel's noise, so that the model
-    learns to change a picture's mean; 0: nothing. Every random number is keyed by (seed, sample number).
+    learns to change a picture's mean; 0: nothing. sources: names of those that samples are of, where they are several.
+    Every random number is keyed by (seed, sample number).
 
     Raises ValueError where prediction and schedule don't go together.
     """
@@ -42,6 +44,7 @@ class DiffusionTask:
         accumulation: int,
         min_snr_gamma: float | None,
         offset_noise: float,
+        sources: Sequence[str],
         seed: int,
     ) -> None:
         check_prediction(prediction, schedule)
@@ -57,21 +60,27 @@ class DiffusionTask:
         self.accumulation = accumulation
         self.min_snr_gamma = min_snr_gamma
         self.offset_noise = offset_noise
+        self.sources = sources
         self.seed = seed
 
     def train_step(self, micro_batches: Iterator[Batch], step: int, learning_rate: float) -> dict[str, torch.Tensor]:
         """One update. Returns float32 on the device, over this rank's micro-batches: "loss", the mean, and
-        "loss_decile", the sums and numbers [10, 2] of unweighed losses by timestep."""
+        "loss_decile", the sums and numbers [10, 2] of unweighed losses by timestep, and such a pair for each source."""
         total = torch.zeros((), device=self.engine.device)
         deciles = torch.zeros(DECILES, 2, device=self.engine.device)
+        of_sources = torch.zeros(len(self.sources), 2, device=self.engine.device)
         for _ in range(self.accumulation):
-            losses, t = self.losses(next(micro_batches))
+            batch = next(micro_batches)
+            losses, t = self.losses(batch)
             loss = self.weighted(losses, t).mean()
             self.engine.backward(loss)
             self.engine.step(learning_rate)
             total += loss.detach()
             deciles += by_timestep_decile(losses.detach(), t, self.schedule.steps)
-        return {"loss": total / self.accumulation, "loss_decile": deciles}
+            if self.sources:
+                of_sources += by_group(losses.detach(), batch.sources.to(t.device), len(self.sources))
+        means = {"loss": total / self.accumulation, "loss_decile": deciles}
+        return means | named_sources(of_sources, self.sources)
 
     def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Each sample's loss, ‖ε − ε_θ(z_t, t, τ_θ(y))‖² (LDM Eq. 3) or another, float32 [B], and its t, int64 [B]."""

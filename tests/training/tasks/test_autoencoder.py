@@ -57,13 +57,14 @@ def build(kind: str, adversary_start: int) -> AutoencoderTask:
         regulariser_weight=0.5,
         adversary_weight=WEIGHT,
         adversary_start=adversary_start,
+        sources=(),
         seed=3,
     )
 
 
 def batch() -> Batch:
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    return Batch(images, torch.zeros(2, 1, dtype=torch.int64), ["", ""], torch.tensor([5, 9]))
+    return Batch(images, {}, ["", ""], torch.tensor([5, 9]), torch.zeros(2, dtype=torch.int64))
 
 
 def published_loss(task: AutoencoderTask, adversary: bool) -> torch.Tensor:

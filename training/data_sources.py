@@ -1,0 +1,69 @@
+"""What `data.train` and `data.held_out` say: URLs, or sources by name with their weights."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from omegaconf import DictConfig, OmegaConf
+
+from data.mixture import Turns
+from training.errors import ConfigurationError
+
+SETTINGS = ("url", "weight")
+NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """key: the setting that names the URLs. name: "" for the only source. weight: share of the samples, in any unit."""
+
+    key: str
+    urls: str | list[str]
+    name: str = ""
+    weight: float = 1.0
+
+
+def sources_of(config: DictConfig) -> list[SourceSettings]:
+    """What is trained on: the URLs of data.train as one source, or the sources that it names.
+
+    Raises ConfigurationError for a source that can't be.
+    """
+    named = config.data.train
+    if not OmegaConf.is_dict(named):
+        return [SourceSettings("data.train", _urls(named))]
+    if not named:
+        raise ConfigurationError("data.train", "{}", "name at least one source, or give a URL")
+    sources = [_source(name, named[name]) for name in named]
+    try:
+        Turns([source.weight for source in sources], seed=0)
+    except ValueError as error:
+        raise ConfigurationError("data.train", list(named), str(error)) from error
+    return sources
+
+
+def held_out_source(config: DictConfig) -> SourceSettings:
+    """What is looked at and never trained on."""
+    return SourceSettings("data.held_out", _urls(config.data.held_out))
+
+
+def _source(name: object, settings: object) -> SourceSettings:
+    key = f"data.train.{name}"
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ConfigurationError(
+            key, settings, "a source's name has letters, digits, - and _ alone, as metrics have it"
+        )
+    if not isinstance(settings, DictConfig) or "url" not in settings:
+        raise ConfigurationError(key, settings, "a source is {url: ..., weight: ...}")
+    for unknown in set(settings) - set(SETTINGS):
+        raise ConfigurationError(
+            f"{key}.{unknown}", settings[unknown], f"there is no such setting; a source has {', '.join(SETTINGS)}"
+        )
+    weight = settings.get("weight", 1)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+        raise ConfigurationError(f"{key}.weight", weight, "it must be a number above 0; sources share by their weights")
+    return SourceSettings(f"{key}.url", _urls(settings.url), name, weight)
+
+
+def _urls(value: object) -> str | list[str]:
+    return [str(url) for url in value] if OmegaConf.is_list(value) else str(value)  # type: ignore[attr-defined]
