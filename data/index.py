@@ -1,7 +1,6 @@
 """Which samples there are: shards, how many samples each holds, and where their bytes lie."""
 
 import hashlib
-import io
 import json
 import logging
 import sys
@@ -11,27 +10,26 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import IO, cast
 from urllib.parse import urlsplit
 
 from data.errors import DataError
-from data.offsets import Entry, RangeFile, from_sidecar, read_headers
+from data.offsets import Entry, Offsets, read_headers
 from data.stream import Storage, join
 
 log = logging.getLogger(__name__)
 INDEX_NAME = "index.json"
+SIDECAR_SUFFIX = ".npz"
 _READERS = 8
-_SCAN_BYTES = 4 << 20
-_KEPT_SHARDS = 256  # offsets of this many shards stay in memory
+_KEPT_SHARDS = 128  # offsets of this many shards stay in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """url of the tar, samples in it, bytes of it (-1: unknown), url of its offsets sidecar (or None)."""
+    """url of the tar, samples in it and bytes of it (-1: unknown), url of its offsets sidecar (or None)."""
 
     url: str
-    count: int
-    size: int
+    count: int = -1
+    size: int = -1
     offsets_url: str | None = None
 
 
@@ -45,7 +43,7 @@ class Index:
         self.shards = list(shards)
         self.storage = storage
         self._ends = list(accumulate(shard.count for shard in shards))
-        self._offsets: OrderedDict[int, list[Entry]] = OrderedDict()
+        self._offsets: OrderedDict[int, Offsets] = OrderedDict()
 
     @classmethod
     def load(cls, urls: str | Sequence[str], storage: Storage) -> "Index":
@@ -55,21 +53,15 @@ class Index:
         index.json (as webdataset's wids writes it, with our offsets when `prepare` made it) that is used;
         else the headers of every tar are read, and the log says so. Raises DataError when nothing is found.
         """
-        shards: list[Shard] = []
-        bare: list[str] = []
-        for url in [urls] if isinstance(urls, str) else urls:
-            index_url = _index_url(url, storage)
-            if index_url is not None:
-                shards += _read_index(index_url, storage)
-            else:
-                bare += storage.expand(url)
-        if not shards and not bare:
-            raise DataError(f"no shard (*.tar) and no {INDEX_NAME} at {urls!r}: check the path")
-        scanned = _scan(bare, storage) if bare else []
-        shards += [shard for shard, _ in scanned]
-        index = cls(shards, storage)
-        for number, (_, entries) in enumerate(scanned, start=len(shards) - len(scanned)):
-            index._offsets[number] = entries
+        listed = find_shards(urls, storage)
+        bare = [number for number, shard in enumerate(listed) if shard.count < 0]
+        offsets = {}
+        if bare:
+            log.info("no %s: reading the headers of %d shards", INDEX_NAME, len(bare))
+            for number, (shard, found) in zip(bare, _scan([listed[n].url for n in bare], storage), strict=True):
+                listed[number], offsets[number] = shard, found
+        index = cls(listed, storage)
+        index._offsets.update(offsets)
         return index
 
     def __len__(self) -> int:
@@ -94,15 +86,15 @@ class Index:
         start = self._ends[number - 1] if number else 0
         return self.shards[number].url, self._entries(number)[position - start]
 
-    def _entries(self, number: int) -> list[Entry]:
+    def _entries(self, number: int) -> Offsets:
         found = self._offsets.get(number)
         if found is not None:
             return found
         shard = self.shards[number]
         if shard.offsets_url is not None:
-            entries = from_sidecar(self.storage.read(shard.offsets_url), shard.offsets_url)
+            entries = Offsets.from_sidecar(self.storage.read(shard.offsets_url), shard.offsets_url)
         else:
-            entries = _read_tar(shard.url, self.storage)[1]
+            entries = Offsets.of(_read_tar(shard.url, self.storage)[1])
         if len(entries) != shard.count:
             raise DataError(
                 f"{shard.url} holds {len(entries)} samples and its index says {shard.count}: "
@@ -114,15 +106,25 @@ class Index:
         return entries
 
 
-def indexed_samples(urls: str | Sequence[str], storage: Storage) -> int | None:
-    """How many samples the index files at `urls` list; None where one is missing and tars would have to be read."""
-    count = 0
+def find_shards(urls: str | Sequence[str], storage: Storage) -> list[Shard]:
+    """The shards that `urls` stand for, as `Index.load` takes them; with count -1 where no index lists them.
+
+    Raises DataError when nothing is found.
+    """
+    shards: list[Shard] = []
     for url in [urls] if isinstance(urls, str) else urls:
         index_url = _index_url(url, storage)
-        if index_url is None:
-            return None
-        count += sum(shard.count for shard in _read_index(index_url, storage))
-    return count
+        shards += (
+            [Shard(found) for found in storage.expand(url)] if index_url is None else _read_index(index_url, storage)
+        )
+    if not shards:
+        raise DataError(f"no shard (*.tar) and no {INDEX_NAME} at {urls!r}: check the path")
+    return shards
+
+
+def indexed_samples(urls: str | Sequence[str], storage: Storage) -> int:
+    """How many samples the index files at `urls` list."""
+    return sum(shard.count for shard in find_shards(urls, storage))
 
 
 def _index_url(url: str, storage: Storage) -> str | None:
@@ -143,7 +145,7 @@ def _read_index(url: str, storage: Storage) -> list[Shard]:
                 _resolve(folder, entry["url"]),
                 int(entry["nsamples"]),
                 int(entry.get("filesize", -1)),
-                _resolve(folder, entry["offsets"]) if "offsets" in entry else None,
+                _resolve(folder, entry["offsets"]) if entry.get("offsets", "").endswith(SIDECAR_SUFFIX) else None,
             )
             for entry in listed
         ]
@@ -155,17 +157,16 @@ def _resolve(folder: str, url: str) -> str:
     return url if "://" in url or url.startswith("/") or not folder else join(folder, url)
 
 
-def _scan(urls: Sequence[str], storage: Storage) -> list[tuple[Shard, list[Entry]]]:
+def _scan(urls: Sequence[str], storage: Storage) -> list[tuple[Shard, Offsets]]:
     from tqdm import tqdm
 
-    log.info("no %s: reading the headers of %d shards", INDEX_NAME, len(urls))
-
-    def scan(url: str) -> tuple[Shard, list[Entry]]:
+    def scan(url: str) -> tuple[Shard, Offsets]:
         try:
-            return _read_tar(url, storage)
+            shard, entries = _read_tar(url, storage)
+            return shard, Offsets.of(entries)
         except DataError as error:
             log.error("shard left out: %s", error)
-            return Shard(url, 0, -1), []
+            return Shard(url, 0), Offsets.of([])
 
     with ThreadPoolExecutor(_READERS) as pool:
         found = pool.map(scan, urls)
@@ -174,10 +175,8 @@ def _scan(urls: Sequence[str], storage: Storage) -> list[tuple[Shard, list[Entry
 
 
 def _read_tar(url: str, storage: Storage) -> tuple[Shard, list[Entry]]:
-    size = storage.size(url)
-    file = RangeFile(lambda start, stop: storage.read(url, start, stop), size)
-    # headers lie between pictures: long reads are cheaper than a request for each header
-    entries = read_headers(cast(IO[bytes], io.BufferedReader(file, _SCAN_BYTES)), size, url)
+    with storage.open(url) as (file, size):
+        entries = read_headers(file, size, url)
     return Shard(url, len(entries), size), entries
 
 

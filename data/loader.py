@@ -40,6 +40,8 @@ class Loader:
     pictures (in pixels) are bad samples.
     max_bad_share: of the samples seen by this loader; above it loading ends in a DataError.
     group_shards, jitter_samples: see `data.order.Order`. max_pixels: larger pictures are bad samples.
+    replace_bad_shards: samples of shards that are gone or changed since they were indexed are bad samples; False: they
+    end loading in a DataError.
     pin_memory: put batches into page-locked memory, for copies to a GPU. batches_ahead: of each worker.
 
     Raises DataError when the batch arithmetic does not come out.
@@ -64,6 +66,7 @@ class Loader:
         group_shards: int = 64,
         jitter_samples: int = 4096,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        replace_bad_shards: bool = True,
         pin_memory: bool = False,
         batches_ahead: int = 2,
     ) -> None:
@@ -87,7 +90,18 @@ class Loader:
         side = image_size if scaled_side is None else scaled_side
         if side < image_size:
             raise DataError(f"scaled_side={side} must be at least image_size={image_size}")
-        self._samples = Samples(self.mixture, storage, seed, image_size, inputs, side, flip, smallest_side, max_pixels)
+        self._samples = Samples(
+            self.mixture,
+            storage,
+            seed,
+            image_size,
+            inputs,
+            side,
+            flip,
+            smallest_side,
+            max_pixels,
+            replace_bad_shards,
+        )
 
     @property
     def accumulation(self) -> int:

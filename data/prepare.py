@@ -10,7 +10,7 @@ from typing import IO, Any, cast
 
 from data.errors import DataError
 from data.index import INDEX_NAME
-from data.offsets import read_headers, to_sidecar
+from data.offsets import Offsets, read_headers
 from data.sources import Sample, Source
 from data.stream import Storage, join
 
@@ -22,7 +22,7 @@ _VERSION = 1
 def prepare(source: Source, url: str, storage: Storage, samples_per_shard: int = 1000) -> dict[str, Any]:
     """Write the source's samples to `url`/train and `url`/heldout and return the manifest.
 
-    Each split holds 00000.tar, 00000.offsets.json, … and index.json (wids format); each sample is a picture,
+    Each split holds 00000.tar, 00000.offsets.npz, … and index.json (wids format); each sample is a picture,
     a .txt and a .json. `url`/manifest.json is written last: it is there when everything is. The same source
     gives the same bytes, so a preparation that was cut short is simply run again; one that is complete is
     left as it is. Raises DataError when `url` holds a complete data set of other content.
@@ -125,14 +125,14 @@ class _Split:
         if len({entry.key for entry in entries}) != len(self._waiting):
             raise DataError(f"{self.source.name} gives the same key twice, near {self._waiting[-1].key!r}")
         self.storage.write(join(self.url, f"{name}.tar"), data)
-        self.storage.write(join(self.url, f"{name}.offsets.json"), to_sidecar(entries, len(data)))
+        self.storage.write(join(self.url, f"{name}.offsets.npz"), Offsets.of(entries).to_sidecar())
         self.shards.append(
             {
                 "url": f"{name}.tar",
                 "nsamples": len(entries),
                 "filesize": len(data),
                 "sha256": hashlib.sha256(data).hexdigest(),
-                "offsets": f"{name}.offsets.json",
+                "offsets": f"{name}.offsets.npz",
             }
         )
         self.samples += len(entries)

@@ -14,10 +14,10 @@ from data.batch import Batch, Fault
 from data.errors import DataError, NotFound
 from data.inputs import Input, Parts
 from data.mixture import Mixture
-from data.offsets import Entry
+from data.offsets import BLOCK_BYTES, Entry
 from data.order import keyed_raw
 from data.stream import Storage
-from data.transforms import BadSample, choose_caption, decode_image, details_of, image_bytes
+from data.transforms import BadSample, Reason, choose_caption, decode_image, details_of, image_bytes
 from data.view import chosen
 
 _REPLACEMENT = 1  # a keyed stream of its own; the transforms draw from stream 0
@@ -44,6 +44,7 @@ class Samples(Dataset[Batch]):
         flip: bool,
         smallest_side: int,
         max_pixels: int,
+        replace_bad_shards: bool,
     ) -> None:
         self.mixture = mixture
         self.storage = storage
@@ -54,6 +55,7 @@ class Samples(Dataset[Batch]):
         self.flip = flip
         self.smallest_side = smallest_side
         self.max_pixels = max_pixels
+        self.replace_bad_shards = replace_bad_shards
 
     def __getitem__(self, number: int) -> Batch:
         return self._batch([number])
@@ -114,33 +116,55 @@ class Samples(Dataset[Batch]):
     def _members(self, url: str, entry: Entry) -> dict[str, bytes]:
         if not entry.members:
             return {}
+        start, stop = _span(entry)
         for last_try in (False, True):
-            start, stop = _span(entry)
             try:
                 data = self.storage.read(url, start, stop)
             except NotFound as error:
-                raise BadSample("missing", str(error)) from error
-            short = len(data) < stop - start
+                raise self._bad_shard("missing", url, entry, str(error)) from error
             members = {
                 extension: data[member.offset - start : member.offset - start + member.size]
                 for extension, member in entry.members.items()
             }
-            corrupt = any(
-                member.crc32 is not None and zlib.crc32(members[extension]) != member.crc32
-                for extension, member in entry.members.items()
-            )
-            if not short and not corrupt:
+            wrong = _wrong(data, start, stop, members, entry)
+            if wrong is None:
                 break
             if last_try:
-                raise BadSample("truncated" if short else "corrupt", f"{len(data)} of {stop - start} bytes")
+                detail = f"{len(data)} of {stop - start} bytes"
+                raise BadSample(wrong, detail) if wrong == "corrupt" else self._bad_shard(wrong, url, entry, detail)
             self.storage.forget(url)  # a ranged read is not verified on the way: ask the store once more
         return members
 
+    def _bad_shard(self, reason: Reason, url: str, entry: Entry, detail: str) -> Exception:
+        """What to raise for a shard that is no longer what was indexed."""
+        if self.replace_bad_shards:
+            return BadSample(reason, detail)
+        return DataError(
+            f"{url} is not what was indexed ({reason}, sample {entry.key}: {detail}). Bring the shard back or prepare "
+            "the index again; or let such samples be replaced (data.bad_shards=replace)"
+        )
+
 
 def _span(entry: Entry) -> tuple[int, int]:
-    """Bytes of the shard that hold all members of a sample."""
+    """Bytes of the shard that hold all members of a sample, with their headers."""
     members = entry.members.values()
-    return min(member.offset for member in members), max(member.offset + member.size for member in members)
+    return min(m.offset for m in members) - BLOCK_BYTES, max(m.offset + m.size for m in members)
+
+
+def _wrong(data: bytes, start: int, stop: int, members: Mapping[str, bytes], entry: Entry) -> Reason | None:
+    """What is wrong with bytes [start, stop) of a shard, which hold the members of a sample; None: nothing."""
+    if len(data) < stop - start:
+        return "truncated"
+    headers_crc32 = 0
+    for member in entry.members.values():
+        end = member.offset - start
+        headers_crc32 = zlib.crc32(data[end - BLOCK_BYTES : end], headers_crc32)
+    if headers_crc32 != entry.headers_crc32:
+        return "changed"
+    for extension, member in entry.members.items():
+        if member.crc32 is not None and zlib.crc32(members[extension]) != member.crc32:
+            return "corrupt"
+    return None
 
 
 def _key(seed: int, number: int) -> NDArray[np.uint64]:

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 Reason = Literal[
     "truncated",
     "corrupt",
+    "changed",
     "missing",
     "not_utf8",
     "undecodable",

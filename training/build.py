@@ -107,6 +107,7 @@ def build_loader(config: DictConfig, sources: Sequence[IndexedSource], storage: 
         scaled_side=config.data.scaled_side,
         flip=config.data.flip,
         max_bad_share=config.data.max_bad_share,
+        replace_bad_shards=config.data.bad_shards == "replace",
     )
 
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from training.compose import CONFIG_FOLDER
-from training.data_sources import sources_of
+from training.data_sources import BAD_SHARDS, sources_of
 from training.engine_settings import PRECISIONS, STAGES
 from training.errors import ConfigurationError
 from training.schedule import DECAYS
@@ -29,6 +29,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "engine.precision": PRECISIONS,
     "learning_rate.decay": DECAYS,
     "tracker.mode": MODES,
+    "data.bad_shards": BAD_SHARDS,
     "monitor.protocol": (None, *sorted(path.stem for path in (CONFIG_FOLDER / "protocol").glob("*.yaml"))),
 }
 WHOLE_NUMBERS = {

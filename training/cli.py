@@ -8,6 +8,7 @@ import sys
 VERBS = {
     "train": ("training.train", "train a model, or go on with an interrupted run"),
     "prepare": ("training.prepare", "write a data set as tar shards with an index"),
+    "prepare index": ("training.prepare_index", "index the tar shards that others wrote"),
     "evaluate": ("evaluation.evaluate", "measure a run by a protocol (FID, IS, ...)"),
     "sample": ("evaluation.sample", "make pictures for prompts from a run"),
     "export": ("evaluation.export", "write a run's model for diffusers, or under the published names"),
@@ -18,7 +19,7 @@ VERBS = {
 
 def usage() -> str:
     """The text of `ldm --help`."""
-    verbs = "\n".join(f"  {verb:<10} {meaning}" for verb, (_, meaning) in VERBS.items())
+    verbs = "\n".join(f"  {verb:<13} {meaning}" for verb, (_, meaning) in VERBS.items())
     return (
         "usage: ldm VERB [key=value ...]\n\nTrains, samples and measures latent diffusion models.\n\n"
         f"{verbs}\n\n`ldm VERB --help` lists the settings; `ldm VERB ... --cfg job` prints them composed.\n"
@@ -32,11 +33,12 @@ def main() -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return
-    verb = arguments[0]
+    two_words = " ".join(arguments[:2])
+    verb = two_words if two_words in VERBS else arguments[0]
     if verb not in VERBS:
         print(f"error: ldm has no verb '{verb}'; choose one of {', '.join(VERBS)}", file=sys.stderr)
         raise SystemExit(2)
-    sys.argv = [f"ldm {verb}", *arguments[1:]]
+    sys.argv = [f"ldm {verb}", *arguments[len(verb.split()) :]]
     importlib.import_module(VERBS[verb][0]).main()
 
 

@@ -1,4 +1,4 @@
-"""What `data.train` and `data.held_out` say: URLs, or sources by name with their weights."""
+"""What `data.train` and `data.held_out` say: URLs, or sources by name with their weights and conditions."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from dataclasses import dataclass
 from omegaconf import DictConfig, OmegaConf
 
 from data.mixture import Turns
+from data.where import BadCondition, Where
 from training.errors import ConfigurationError
 
-SETTINGS = ("url", "weight")
+SETTINGS = ("url", "weight", "where")
+BAD_SHARDS = ("replace", "error")
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
 class SourceSettings:
-    """key: the setting that names the URLs. name: "" for the only source. weight: share of the samples, in any unit."""
+    """key: the setting that names the URLs. where: which of their samples. name: "" for the only source.
+    weight: share of the samples, in any unit."""
 
     key: str
     urls: str | list[str]
+    where: Where
     name: str = ""
     weight: float = 1.0
 
@@ -29,12 +33,12 @@ def sources_of(config: DictConfig) -> list[SourceSettings]:
 
     Raises ConfigurationError for a source that can't be.
     """
-    named = config.data.train
+    named, everywhere = config.data.train, config.data.where
     if not OmegaConf.is_dict(named):
-        return [SourceSettings("data.train", _urls(named))]
+        return [SourceSettings("data.train", urls_of(named), where_of(everywhere, "data.where"))]
     if not named:
         raise ConfigurationError("data.train", "{}", "name at least one source, or give a URL")
-    sources = [_source(name, named[name]) for name in named]
+    sources = [_source(name, named[name], everywhere) for name in named]
     try:
         Turns([source.weight for source in sources], seed=0)
     except ValueError as error:
@@ -44,10 +48,10 @@ def sources_of(config: DictConfig) -> list[SourceSettings]:
 
 def held_out_source(config: DictConfig) -> SourceSettings:
     """What is looked at and never trained on."""
-    return SourceSettings("data.held_out", _urls(config.data.held_out))
+    return SourceSettings("data.held_out", urls_of(config.data.held_out), Where({}))
 
 
-def _source(name: object, settings: object) -> SourceSettings:
+def _source(name: object, settings: object, everywhere: object) -> SourceSettings:
     key = f"data.train.{name}"
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ConfigurationError(
@@ -62,8 +66,22 @@ def _source(name: object, settings: object) -> SourceSettings:
     weight = settings.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
         raise ConfigurationError(f"{key}.weight", weight, "it must be a number above 0; sources share by their weights")
-    return SourceSettings(f"{key}.url", _urls(settings.url), name, weight)
+    own = settings.get("where")
+    where = where_of(everywhere, "data.where") if own is None else where_of(own, f"{key}.where")
+    return SourceSettings(f"{key}.url", urls_of(settings.url), where, name, weight)
 
 
-def _urls(value: object) -> str | list[str]:
+def where_of(predicates: object, key: str) -> Where:
+    """The conditions of a setting. Raises ConfigurationError naming `key` for those that can't be."""
+    plain = OmegaConf.to_container(predicates) if OmegaConf.is_config(predicates) else predicates  # type: ignore[arg-type]
+    if plain is not None and not isinstance(plain, dict):
+        raise ConfigurationError(key, plain, "give conditions by field, such as {similarity: {at_least: 0.3}}; or null")
+    try:
+        return Where(plain or {})  # type: ignore[arg-type]
+    except BadCondition as error:
+        raise ConfigurationError(f"{key}.{error.place}", error.value, error.remedy) from error
+
+
+def urls_of(value: object) -> str | list[str]:
+    """One URL, or a list of them."""
     return [str(url) for url in value] if OmegaConf.is_list(value) else str(value)  # type: ignore[attr-defined]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
+import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +17,17 @@ from omegaconf import DictConfig
 
 from data.batch import Batch
 from data.errors import DataError
-from data.index import Index, indexed_samples
+from data.index import INDEX_NAME, Index, find_shards, indexed_samples
+from data.indexing import build_index
 from data.loader import Loader
 from data.mixture import IndexedSource
 from data.prepare import prepare
 from data.store import EmbeddedStore
-from data.stream import Storage
+from data.stream import Storage, join
 from training.components import component
-from training.data_sources import held_out_source, sources_of
+from training.data_sources import SourceSettings, held_out_source, sources_of
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -54,10 +60,41 @@ def make_ready(config: DictConfig) -> None:
     for source in [*sources_of(config), held_out_source(config)]:
         with _about(source.key, source.urls):
             storage.check(source.urls)
-    counts = [indexed_samples(source.urls, storage) for source in sources_of(config)]
-    known = [count for count in counts if count is not None]
-    if len(known) == len(counts):
-        check_enough(sum(known), config)
+            make_index(source, config, storage)
+    check_enough(
+        sum(indexed_samples(index_urls(source, config, storage), storage) for source in sources_of(config)), config
+    )
+
+
+def make_index(source: SourceSettings, config: DictConfig, storage: Storage) -> None:
+    """Writes an index of the run's own, unless the source's shards have one with all that is needed.
+
+    From then on the run keeps it: shards that are added to the source later don't change the order of its samples.
+    """
+    folder = own_index(source, config)
+    if storage.exists(join(folder, INDEX_NAME)):
+        return
+    if not source.where and all(shard.offsets_url for shard in find_shards(source.urls, storage)):
+        return
+    log.info(
+        "%s=%s: writing an index of its own to %s; `ldm prepare index` writes one for all",
+        *(source.key, source.urls, folder),
+    )
+    processes = len(os.sched_getaffinity(0))
+    replace = config.data.bad_shards == "replace"
+    build_index(source.urls, folder, storage, source.where, processes=processes, replace_bad_shards=replace)
+
+
+def own_index(source: SourceSettings, config: DictConfig) -> str:
+    """Folder of the index that a run makes for a source."""
+    told = hashlib.sha256(json.dumps([source.urls, source.where.predicates]).encode()).hexdigest()[:12]
+    return str(Path(config.run.folder).resolve() / "index" / told)
+
+
+def index_urls(source: SourceSettings, config: DictConfig, storage: Storage) -> str | list[str]:
+    """What to load a source's index from: the run's own where there is one."""
+    own = join(own_index(source, config), INDEX_NAME)
+    return own if storage.exists(own) else source.urls
 
 
 @contextlib.contextmanager
@@ -83,14 +120,16 @@ def training_sources(config: DictConfig, storage: Storage) -> list[IndexedSource
     sources = []
     for source in sources_of(config):
         with _about(source.key, source.urls):
-            sources.append(IndexedSource(Index.load(source.urls, storage), source.name, source.weight))
+            sources.append(
+                IndexedSource(Index.load(index_urls(source, config, storage), storage), source.name, source.weight)
+            )
     check_enough(sum(len(source.index) for source in sources), config)
     return sources
 
 
 def held_out_samples(config: DictConfig, storage: Storage) -> Batch:
     """Every good sample of data.held_out as one batch, in an order that mixes the shards and is always the same."""
-    index = Index.load(held_out_source(config).urls, storage)
+    index = Index.load(index_urls(held_out_source(config), config, storage), storage)
     loader = Loader(
         [IndexedSource(index)],
         storage,

@@ -249,6 +249,28 @@ def test_a_corrupted_byte_is_noticed_and_a_passing_one_mended(tmp_path: Path) ->
     assert {fault.reason for fault in faults} == {"corrupt"}
 
 
+def test_a_shard_that_is_gone_or_written_anew_is_told_apart_and_named(shards: Callable[..., str]) -> None:
+    folder, others = Path(shards(4, 4, 4)), Path(shards(4, 4, 4, name="others"))
+    index = Index.load(str(folder), Storage())
+    (folder / "00001.tar").unlink()
+    changed = (others / "00002.tar").read_bytes().replace(b"000008", b"000088")
+    (folder / "00002.tar").write_bytes(changed)  # as many bytes, other headers
+    loader = Loader([IndexedSource(index)], Storage(), 7, 8, INPUTS, 8, 2, max_bad_share=1.0)
+    batches = take(loader, 12)
+    faults = [fault for batch in batches for fault in batch.faults]
+    assert {(fault.reason, Path(fault.url).name, fault.key) for fault in faults} == {
+        *(("missing", "00001.tar", f"{n:06d}") for n in (4, 5, 6, 7)),
+        ("changed", "00002.tar", "000008"),
+    }
+    again = Loader([IndexedSource(index)], Storage(), 7, 8, INPUTS, 8, 4, rank=1, world=2, max_bad_share=1.0)
+    assert rows(take(again, 2)).items() <= rows(batches).items()
+    strict = Loader([IndexedSource(index)], Storage(), 7, 8, INPUTS, 8, 2, replace_bad_shards=False)
+    with pytest.raises(
+        DataError, match=r"0000[12]\.tar is not what was indexed .* sample 00000[4-8]: .*bad_shards=replace"
+    ):
+        take(strict, 12)
+
+
 def test_too_many_bad_samples_are_an_error(tmp_path: Path) -> None:
     write_shard(tmp_path / "x", "0.tar", [GOOD, GOOD, BAD["undecodable"], GOOD])
     with pytest.raises(DataError, match=r"of 64 samples are bad \(\{'undecodable': \d+\}\), above max_bad_share=0.1"):
@@ -310,8 +332,8 @@ def test_a_program_that_never_closes_ends_with_its_workers(folder: str, ending: 
         "print([child.pid for child in multiprocessing.active_children()], flush=True)\n"
         f"{ending}\n"
     )
-    began = time.monotonic()
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    began = time.monotonic()
     workers = json.loads(ended.stdout)
     assert len(workers) == 2
     while any(map(psutil.pid_exists, workers)) and time.monotonic() - began < 25:

@@ -47,9 +47,9 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_layout_and_manifest(tmp_path: Path) -> None:
     manifest = prepare(Numbers(), str(tmp_path), Storage(), 3)
     assert sorted(files(tmp_path)) == [
-        *(f"heldout/{name}" for name in ("00000.offsets.json", "00000.tar", "index.json")),
+        *(f"heldout/{name}" for name in ("00000.offsets.npz", "00000.tar", "index.json")),
         "manifest.json",
-        *(f"train/0000{n}.{kind}" for n in range(3) for kind in ("offsets.json", "tar")),
+        *(f"train/0000{n}.{kind}" for n in range(3) for kind in ("offsets.npz", "tar")),
         "train/index.json",
     ]
     assert json.loads((tmp_path / "manifest.json").read_text()) == manifest

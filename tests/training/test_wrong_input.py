@@ -129,6 +129,14 @@ ALONE = {
     "a source that is not there": Wrong(
         ("data.train={a:{url:/no/a},b:{url:/y}}",), "data.train.a.url=/no/a", "Check the name"
     ),
+    "misspelt condition": Wrong(
+        ("data.where={similarity:{atleast:3}}",), "data.where.similarity.atleast=3", "choose one of at_least, at_most"
+    ),
+    "condition of a source": Wrong(
+        ("data.train={a:{url:/x,where:{width:{at_least:x}}}}",), "data.train.a.where.width.at_least=x", "a number"
+    ),
+    "conditions without a field": Wrong(("data.where=3",), "data.where=3", "by field"),
+    "unknown policy": Wrong(("data.bad_shards=skip",), "data.bad_shards=skip", "choose one of replace, error"),
     "no such folder": Wrong(("data.url=/no/shards",), "data.train=/no/shards/train", "Check the name"),
     "unknown protocol of a URL": Wrong(("data.url=s4://a/b",), "data.train=s4://a/b/train", "Check the URL's protocol"),
     "profile": Wrong(

@@ -1,0 +1,78 @@
+"""The data of a run: an index of its own where the shards have none or samples are left out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from data.errors import DataError
+from data.stream import Storage
+from tests.training.runs import composed
+from training.dataset import make_ready, training_sources
+
+
+@pytest.fixture
+def bare(squares: Path, tmp_path: Path) -> Path:
+    """The squares as somebody else's tars: without an index."""
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for shard in (squares / "train").glob("*.tar"):
+        shutil.copy(shard, folder)
+    return folder
+
+
+def test_a_run_indexes_bare_shards_once_and_keeps_to_that(
+    tiny_diffusion: list[str], bare: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    config = composed([*tiny_diffusion, f"data.train={bare}", f"run.folder={tmp_path / 'run'}"])
+    make_ready(config)
+    assert "writing an index of its own" in caplog.text
+    [before] = training_sources(config, Storage())
+    assert len(before.index) == 56
+    assert all(shard.offsets_url for shard in before.index.shards)
+    shutil.copy(bare / "00000.tar", bare / "added.tar")
+    caplog.clear()
+    make_ready(config)
+    assert "writing an index" not in caplog.text
+    [after] = training_sources(config, Storage())
+    assert after.index.fingerprint == before.index.fingerprint
+    assert sorted(path.name for path in bare.iterdir()) == ["00000.tar", "00001.tar", "00002.tar", "added.tar"]
+
+
+def test_conditions_of_all_sources_and_of_one(tiny_diffusion: list[str], squares: Path, tmp_path: Path) -> None:
+    red = "{caption:{among:[a red square]}}"
+    sources = f"{{some:{{url:'{squares}/train'}},reds:{{url:'{squares}/train',where:{red}}}}}"
+    config = composed(
+        [
+            *tiny_diffusion,
+            f"data.train={sources}",
+            "data.where={caption:{not_among:[a blue square]}}",
+            f"run.folder={tmp_path}",
+        ]
+    )
+    make_ready(config)
+    some, reds = training_sources(config, Storage())
+    details = [
+        [
+            json.loads(Storage().read(url, m.offset, m.offset + m.size))
+            for url, entry in _all(source.index)
+            for m in [entry.members["json"]]
+        ]
+        for source in (some, reds)
+    ]
+    assert {d["caption"] for d in details[0]} == {"a red square", "a green square", "a yellow square"}
+    assert {d["caption"] for d in details[1]} == {"a red square"}
+
+
+def _all(index):  # type: ignore[no-untyped-def]
+    return [index.sample(position) for position in range(len(index))]
+
+
+def test_too_few_samples_are_left(tiny_diffusion: list[str], tmp_path: Path) -> None:
+    config = composed([*tiny_diffusion, "data.where={key:{among:['0001']}}", f"run.folder={tmp_path}"])
+    with pytest.raises(DataError, match=r"batch.global_size=8: a step takes more samples than the 1 of"):
+        make_ready(config)
