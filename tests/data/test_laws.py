@@ -1,11 +1,10 @@
-"""The law of the stream: what a step trains on follows from the seed, the step and the indices, and from nothing else."""
+"""The law of the stream: what a step trains on follows from seed, step and indices, and from nothing else."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from data.order import Order
+from tests.benchmarks.shuffle import of_webdataset, ours, quality
 
 SIZES = [7, 1, 12, 0, 5, 9, 3, 20, 4]
 
@@ -78,3 +79,13 @@ def test_late_epochs_cost_no_more_than_the_first() -> None:
 def test_bad_arguments_are_named(arguments: tuple[object, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Order(*arguments)  # type: ignore[arg-type]
+
+
+def test_neighbours_are_of_different_shards_and_no_sample_stays_near_its_own() -> None:
+    """Beside a shuffle buffer over shuffled shards that holds a tenth of a shard, and ours holds nothing."""
+    mixed = quality(ours(128, 500), 500)
+    buffered = quality(of_webdataset(128, 500, 50), 500)
+    assert mixed["neighbours"] > 1 - 2 / 64 > buffered["neighbours"]
+    assert mixed["shards in 1,024"] >= 64 > buffered["shards in 1,024"]
+    assert mixed["apart"] > 64 * 100 > buffered["apart"]
+    assert mixed["travel"] > 64 * 100 > buffered["travel"]
