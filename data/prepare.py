@@ -20,7 +20,7 @@ _VERSION = 1
 
 
 def prepare(source: Source, url: str, storage: Storage, samples_per_shard: int = 1000) -> dict[str, Any]:
-    """Write the source's samples to `url`/train and `url`/heldout and return the manifest.
+    """Write the source's samples to `url`/train, `url`/heldout or whatever splits it has, and return the manifest.
 
     Each split holds 00000.tar, 00000.offsets.npz, … and index.json (wids format); each sample is a picture,
     a .txt and a .json. `url`/manifest.json is written last: it is there when everything is. The same source
@@ -39,7 +39,7 @@ def prepare(source: Source, url: str, storage: Storage, samples_per_shard: int =
     }
     if storage.exists(manifest_url):
         return _existing(manifest_url, wanted, storage)
-    splits = {name: _Split(name, join(url, name), storage, samples_per_shard, source) for name in ("train", "heldout")}
+    splits = {name: _Split(name, join(url, name), storage, samples_per_shard, source) for name in source.splits}
     _write_samples(source, splits)
     for split in splits.values():
         split.finish()
@@ -80,7 +80,7 @@ def _write_samples(source: Source, splits: Mapping[str, "_Split"]) -> None:
         mininterval=0.5 if sys.stderr.isatty() else 10.0,  # a log file wants few lines
     )
     for sample in shown:
-        splits["heldout" if source.held_out(sample.key) else "train"].add(sample)
+        splits[source.split(sample.key)].add(sample)
 
 
 class _Split:

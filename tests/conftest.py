@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from data.prepare import prepare
-from data.sources import Sample
+from data.sources import HELD_OUT, TRAIN, Sample
 from data.stream import Storage
 from evaluation.first_stage import save_first_stage
 from models.autoencoder import AutoencoderKL
@@ -31,13 +31,14 @@ class Squares:
     attribution = "none"
     settings: Mapping[str, object] = {"size": 32}
     dropped: Mapping[str, int] = {}
+    splits = (TRAIN, HELD_OUT)
 
     def __len__(self) -> int:
         return len(COLOURS) * 16
 
-    def held_out(self, key: str) -> bool:
-        """Every eighth."""
-        return int(key) % 8 == 0
+    def split(self, key: str) -> str:
+        """Every eighth is held out."""
+        return TRAIN if int(key) % 8 else HELD_OUT
 
     def __iter__(self) -> Iterator[Sample]:
         for number in range(len(self)):

@@ -1,8 +1,10 @@
 """Data sets as they lie on disk or in packages. Each yields samples; `data.prepare` makes shards of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+TRAIN, HELD_OUT = "train", "heldout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,5 +47,9 @@ class Source(Protocol):
     def dropped(self) -> Mapping[str, int]:
         """Pictures left out, by reason."""
 
-    def held_out(self, key: str) -> bool:
-        """Whether the sample belongs to the held-out split, which no training sees."""
+    @property
+    def splits(self) -> Sequence[str]:
+        """Names of its parts, each of which becomes shards of its own: HELD_OUT, which no training sees, and others."""
+
+    def split(self, key: str) -> str:
+        """The part that the sample belongs to."""

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from data.errors import DataError, NotFound
-from data.sources import Sample
+from data.sources import HELD_OUT, TRAIN, Sample
 from data.stream import Storage, join
 
 
@@ -33,6 +33,7 @@ class CocoCaptions:
         self._captions = texts
         self._without_caption = len(files) - len(self._files)
         self._missing: Counter[str] = Counter()
+        self.splits = (TRAIN, HELD_OUT)
 
     @property
     def dropped(self) -> Mapping[str, int]:
@@ -54,9 +55,9 @@ class CocoCaptions:
             extension = file_name.rsplit(".", 1)[-1].lower()
             yield Sample(f"{number:012d}", image, extension, captions[0], {"captions": captions})
 
-    def held_out(self, key: str) -> bool:
-        """Whether the picture belongs to the held-out split: all do, or none."""
-        return not self.training
+    def split(self, key: str) -> str:
+        """All pictures are for training, or all are held out."""
+        return TRAIN if self.training else HELD_OUT
 
 
 def _read(url: str, storage: Storage) -> tuple[dict[int, str], dict[int, list[str]]]:

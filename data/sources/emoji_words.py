@@ -67,10 +67,11 @@ _WHOLE = {
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """caption: lower-case phrase. concept: the caption without skin tone and direction."""
+    """caption: lower-case phrase. concept: the caption without skin tone and direction. toned: it names a skin tone."""
 
     caption: str
     concept: str
+    toned: bool = False
 
 
 def words(short_name: str, text: str) -> Words:
@@ -83,14 +84,14 @@ def words(short_name: str, text: str) -> Words:
     name = re.sub(r"\s+", " ", _TONE.sub("", name)).strip(" ,:")
     if not name:
         caption = f"{tones[0]} skin tone swatch"
-        return Words(caption, "skin tone swatch")
+        return Words(caption, "skin tone swatch", toned=True)
     concept, facing_right = _phrase(name.removesuffix(" facing right")), name.endswith(" facing right")
     caption = concept
     if facing_right:
         caption += ", facing right"
     if tones:
         caption += f", {_join_words(list(dict.fromkeys(tones)))} skin tone{'s' if len(set(tones)) > 1 else ''}"
-    return Words(caption, concept)
+    return Words(caption, concept, bool(tones))
 
 
 def _is_flag(text: str) -> bool:

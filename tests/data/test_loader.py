@@ -23,7 +23,7 @@ from data.index import Index
 from data.inputs.caption import Caption
 from data.loader import Loader, _tell_unless_abandoned
 from data.mixture import IndexedSource
-from data.sources import Sample
+from data.sources import HELD_OUT, TRAIN, Sample
 from data.store import EmbeddedStore
 from data.stream import Storage
 from data.transforms import decode_image
@@ -214,6 +214,7 @@ class Repeated:
     name, attribution = "test", "nobody"
     settings: dict[str, object] = {}  # noqa: RUF012
     dropped: dict[str, int] = {}  # noqa: RUF012
+    splits = (TRAIN, HELD_OUT)
 
     def __len__(self) -> int:
         return 12
@@ -221,8 +222,8 @@ class Repeated:
     def __iter__(self) -> Any:
         return (Sample(f"{n:03d}", make_png(n), "png", f"picture {n}") for n in range(12))
 
-    def held_out(self, key: str) -> bool:
-        return False
+    def split(self, key: str) -> str:
+        return TRAIN
 
 
 def test_a_corrupted_byte_is_noticed_and_a_passing_one_mended(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from made_files import make_png
 from data.errors import DataError
 from data.index import Index
 from data.prepare import prepare
-from data.sources import Sample
+from data.sources import HELD_OUT, TRAIN, Sample
 from data.store import EmbeddedStore
 from data.stream import Storage
 
@@ -26,6 +26,7 @@ class Numbers:
         self.fail_at = fail_at
         self.settings: Mapping[str, object] = {"size": 8}
         self.dropped: Mapping[str, int] = {"no_name": 3}
+        self.splits = (TRAIN, HELD_OUT)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -36,8 +37,8 @@ class Numbers:
                 raise KeyboardInterrupt
             yield Sample(key, make_png(number), "png", f"number {number} ü", {"half": number / 2})
 
-    def held_out(self, key: str) -> bool:
-        return int(key) % 4 == 0
+    def split(self, key: str) -> str:
+        return TRAIN if int(key) % 4 else HELD_OUT
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -120,8 +121,8 @@ def test_a_complete_one_is_left_alone_and_another_one_refused(tmp_path: Path) ->
 )
 def test_bad_keys_are_named(tmp_path: Path, keys: list[str], message: str) -> None:
     class All(Numbers):
-        def held_out(self, key: str) -> bool:
-            return False
+        def split(self, key: str) -> str:
+            return TRAIN
 
     with pytest.raises(DataError, match=message):
         prepare(All(keys), str(tmp_path), Storage())

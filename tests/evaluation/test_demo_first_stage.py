@@ -10,6 +10,7 @@ import torch
 from hydra.utils import instantiate
 from PIL import Image
 
+from data.sources import HELD_OUT
 from data.sources.openmoji import OpenMoji
 from evaluation.first_stage import load_first_stage
 from evaluation.metrics.reconstruction import psnr, ssim
@@ -26,7 +27,7 @@ def test_the_committed_first_stage_reconstructs_what_it_never_saw() -> None:
     held_out = [
         np.array(Image.open(io.BytesIO(sample.image)).convert("RGB"))
         for sample in source
-        if source.held_out(sample.key)
+        if source.split(sample.key) == HELD_OUT
     ]
     images = torch.from_numpy(np.stack(held_out)).permute(0, 3, 1, 2)
     assert len(images) == 209

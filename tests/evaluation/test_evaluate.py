@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from PIL import Image
 from data.errors import DataError
 from data.inputs.caption import Caption
 from data.prepare import prepare
-from data.sources import Sample
+from data.sources import HELD_OUT, TRAIN, Sample
 from data.stream import Storage
 from data.tokenizer import BertTokenizer
 from evaluation import evaluate
@@ -38,6 +39,7 @@ class Colours:
     attribution = "nobody"
     settings: Mapping[str, object] = {}
     dropped: Mapping[str, int] = {}
+    splits = (TRAIN, HELD_OUT)
 
     def __len__(self) -> int:
         return SAMPLES
@@ -48,8 +50,8 @@ class Colours:
             Image.new("RGB", (20, 16), (20 * i, 255 - 20 * i, 90)).save(encoded, "PNG")
             yield Sample(f"{i:03d}", encoded.getvalue(), "png", f"colour number {i}")
 
-    def held_out(self, key: str) -> bool:
-        return True
+    def split(self, key: str) -> str:
+        return HELD_OUT
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,7 @@ def test_too_few_samples_are_named(shards: Path, tmp_path: Path) -> None:
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["ldm evaluate", *arguments])
     evaluate.main()
+    assert not logging.getLogger("data.loader").disabled  # a command leaves the loggers of others as they are
 
 
 SMALL = (

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import DataError
-from data.sources import Source
+from data.sources import HELD_OUT, Source
 from data.sources.coco import CocoCaptions
 from data.stream import Storage
 
@@ -38,7 +38,7 @@ def test_samples(coco: CocoCaptions) -> None:
     ]
     assert samples[1].metadata == {"captions": ["first of 7", "second of 7"]}
     assert dict(source.dropped) == {"no_caption": 1, "missing": 1}
-    assert source.held_out("000000000003")
+    assert source.split("000000000003") == HELD_OUT
 
 
 def test_another_format_is_named(tmp_path: Path) -> None:

