@@ -67,6 +67,10 @@ def generate(
 
     All noise of image i is drawn for seeds[i] alone, so it is the same in any batch, to rounding.
 
+    With tiles its memory, beyond the models' and the result's, is at most that of the denoiser's pass over a batch, or
+    that of decoding one tile and two float32 images for each of a batch, whichever is more. It grows with the number of
+    pixels: attention never holds a matrix of weights.
+
     Args:
         image_model: put into evaluation mode meanwhile.
         sampler: one of models.samplers.
