@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -68,9 +69,6 @@ def check_settings(config: DictConfig, world: int) -> None:
     for key, value in _present(config, POSITIVE):
         if not _is_number(value) or value <= 0:
             raise ConfigurationError(key, value, "it must be a number above 0")
-    for key, value in _present(config, NOT_NEGATIVE):
-        if not _is_number(value) or value < 0:
-            raise ConfigurationError(key, value, "it must be a number of at least 0")
     for key, value in _present(config, ("task.perceptual_weights",)):
         if value is not None and not Path(value).is_file():
             raise ConfigurationError(
@@ -102,7 +100,7 @@ def _present(config: DictConfig, keys: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _has_every_value(config: DictConfig) -> None:

@@ -12,8 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from evaluation import sample
+from evaluation.errors import EvaluationError
 from evaluation.generate import generate
 from evaluation.run import LoadedRun, load_run
+from models.conditioners import Condition
+from models.latent_diffusion import LatentDiffusion
 from models.samplers import Sampler
 from models.samplers.ddim import ddim
 from models.samplers.ddpm import ddpm
@@ -90,6 +93,34 @@ def test_unusable_requests_are_named(loaded: LoadedRun) -> None:
         draw(loaded, PROMPTS[:1], [1], 0)
     with pytest.raises(ValueError, match="steps=2000"):
         draw(loaded, PROMPTS[:1], [1], steps=2000)
+
+
+@pytest.mark.parametrize("sampler", [ddim, ddpm, dpm_solver, plms])
+def test_numbers_that_leave_the_finite_are_named_with_sampler_step_and_seed(
+    loaded: LoadedRun, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of two samples breaks in the third evaluation of the denoiser."""
+    calls = []
+    denoise = type(loaded.image_model.model).denoise
+
+    def breaking(model: LatentDiffusion, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        calls.append(int(t[0]))
+        output = denoise(model, z_t, t, condition)
+        if len(calls) == 3:
+            output[1, 0, 0, 0] = float("inf")
+        return output
+
+    monkeypatch.setattr(type(loaded.image_model.model), "denoise", breaking)
+    with pytest.raises(EvaluationError) as caught:
+        draw(loaded, PROMPTS[:2], [7, 9], guidance_scale=1.0, sampler=sampler, steps=5)
+    message = str(caught.value)
+    assert message.startswith(f"sampler {sampler.__name__}: infinite numbers, or none at all (NaN), in evaluation 3 of")  # type: ignore[attr-defined]
+    assert f"at timestep {calls[2]}, for seeds [9]; " in message
+
+
+def test_a_guidance_scale_that_is_no_number_is_named(loaded: LoadedRun) -> None:
+    with pytest.raises(EvaluationError, match=r"in evaluation 1 of 3.*for seeds \[1\]"):
+        draw(loaded, PROMPTS[:1], [1], guidance_scale=float("nan"))
 
 
 def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
