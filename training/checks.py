@@ -76,9 +76,6 @@ def check_settings(config: DictConfig, world: int) -> None:
                 value,
                 "no such file; give torchvision's VGG-16 weights, or null to train without the perceptual loss",
             )
-    if config.task.name == "autoencoder" and config.engine.zero_stage == 3:
-        # The adversary is differentiated outside of its engine too, where ZeRO 3 hasn't gathered its weights.
-        raise ConfigurationError("engine.zero_stage", 3, "first stages train with whole weights; choose engine=zero2")
     side, size = config.data.scaled_side, config.data.image_size
     if side is not None and (not isinstance(side, int) or isinstance(side, bool) or side < size):
         remedy = f"it must be a whole number of at least data.image_size={size}, or null"

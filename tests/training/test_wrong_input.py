@@ -210,7 +210,6 @@ FIRST_STAGES = {
     "nothing to train": Wrong(
         ("~model", f"+model={IDENTITY}"), "model=models.autoencoder.IdentityAutoencoder", "AutoencoderVQ"
     ),
-    "sharded weights": Wrong(("engine=zero3",), "engine.zero_stage=3", "choose engine=zero2"),
 }
 
 
