@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from evaluation.errors import EvaluationError
 from evaluation.pictures import to_uint8
 from evaluation.start_picture import StartPicture
 from models.conditioners import Condition, Conditioners
 from models.guidance import classifier_free
 from models.latent_diffusion import FirstStage, LatentDiffusion
-from models.prediction import Prediction, as_denoiser
+from models.prediction import Denoiser, Estimate, Prediction, as_denoiser
 from models.samplers import Progress, Sampler, unchanged
 from models.schedule import NoiseSchedule
 
@@ -67,6 +68,10 @@ def generate(
 
     All noise of image i is drawn for seeds[i] alone, so it is the same in any batch, to rounding.
 
+    With tiles its memory, beyond the models' and the result's, is at most that of the denoiser's pass over a batch, or
+    that of decoding one tile and two float32 images for each of a batch, whichever is more. It grows with the number of
+    pixels: attention never holds a matrix of weights.
+
     Args:
         image_model: put into evaluation mode meanwhile.
         sampler: one of models.samplers.
@@ -81,7 +86,8 @@ def generate(
         tile: side of the tiles that latents are decoded in, in latent pixels, which bounds memory; None: whole.
 
     Returns uint8 [N, 3, H, W] on the CPU. Raises ValueError when inputs and seeds differ in number, when
-    there are none, and when batch_size < 1.
+    there are none, and when batch_size < 1; EvaluationError, naming sampler, step and seeds, when numbers become
+    infinite or NaN on the way.
     Source: LDM Sec. 3.3; guidance: Ho and Salimans, "Classifier-Free Diffusion Guidance", Eq. 6.
     """
     rows_of = {name: len(values) for name, values in inputs.items()}
@@ -105,7 +111,9 @@ def generate(
             z_T, start = noise.draw(), None  # [B, C, h, w]
             if known is not None:
                 denoiser, start = known.inpainted(denoiser, z_T, schedule), known.start(z_T)
-            z_0 = sampler(denoiser, z_T, schedule, steps, noise, progress, start)  # [B, C, h, w]
+            watched = _Watched(denoiser)
+            z_0 = sampler(watched, z_T, schedule, steps, noise, progress, start)  # [B, C, h, w]
+            watched.check(z_0, sampler, seeds[rows])
             if known is not None:
                 z_0 = known.pasted(z_0)
             images.append(to_uint8(first_stage.decode(z_0, tile)).cpu())  # [B, 3, H, W]
@@ -129,3 +137,34 @@ class _Noise:
     def __call__(self, step: int) -> Tensor:
         """As a sampler asks for it."""
         return self.draw()
+
+
+class _Watched:
+    """A denoiser that notes where its estimates stop being finite, and makes no step wait for the device to tell."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self._denoiser = denoiser
+        self._finite: list[Tensor] = []  # for each call bool [B]
+        self._times: list[Tensor] = []  # for each call int64 [B]
+
+    def __call__(self, z_t: Tensor, t: Tensor) -> Estimate:
+        estimate = self._denoiser(z_t, t)
+        self._finite.append((estimate.z_0 + estimate.eps).isfinite().flatten(1).all(1))
+        self._times.append(t)
+        return estimate
+
+    def check(self, z_0: Tensor, sampler: Sampler, seeds: list[int]) -> None:
+        """Raises EvaluationError where any estimate, or the z_0 [B, C, h, w] that came of them, isn't finite."""
+        finite = torch.stack([*self._finite, z_0.isfinite().flatten(1).all(1)]).cpu()  # [calls + 1, B]
+        if finite.all():
+            return
+        call = int((~finite).any(1).nonzero()[0])
+        where = f"after its {call} evaluations"
+        if call < len(self._times):
+            where = f"in evaluation {call + 1} of {len(self._times)}, at timestep {int(self._times[call][0])}"
+        name = getattr(sampler, "func", sampler).__name__  # type: ignore[union-attr]
+        bad = [seed for seed, good in zip(seeds, finite[call].tolist(), strict=True) if not good]
+        raise EvaluationError(
+            f"sampler {name}: infinite numbers, or none at all (NaN), {where}, for seeds {bad}; check the run's "
+            "weights, and take smaller guidance scales"
+        )

@@ -13,7 +13,8 @@ from torch import Tensor
 
 def to_uint8(images: Tensor) -> Tensor:
     """float [B, 3, H, W] in [-1, 1] (clamped) -> uint8 of the same shape, rounded to nearest."""
-    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    # In place on one copy: images of many megapixels come along.
+    return images.float().clamp(-1, 1).add_(1).mul_(127.5).round_().to(torch.uint8)
 
 
 def write_png(path: Path, image: Tensor, text: dict[str, str] | None = None) -> None:

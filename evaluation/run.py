@@ -14,7 +14,7 @@ from data.inputs import Input
 from evaluation.errors import EvaluationError
 from evaluation.frozen_conditioners import load_frozen_conditioners
 from evaluation.generate import ImageModel
-from evaluation.weights import WeightsError
+from evaluation.weights import WeightsError, not_finite
 from models.latent_diffusion import FirstStage, LatentDiffusion
 from models.prediction import PREDICTIONS
 from models.schedule import NoiseSchedule
@@ -65,11 +65,14 @@ def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> 
         frozen = load_frozen_conditioners(config)
         schedule: NoiseSchedule = instantiate(config.schedule)
         manifest = load_manifest(checkpoint)
-        model.load_state_dict(read_weights(checkpoint, ENGINE, WEIGHTS[weights]))
+        stored = read_weights(checkpoint, ENGINE, WEIGHTS[weights])
+        model.load_state_dict(stored)
     except InstantiationException as error:
         raise EvaluationError(f"run={folder}: {error.__cause__ or error}") from error
     except (CheckpointError, WeightsError, RuntimeError) as error:
         raise EvaluationError(f"run={folder}: {error}") from error
+    if broken := not_finite(stored):
+        raise EvaluationError(f"run={folder}: {checkpoint.name} holds infinite numbers, or NaN, in {broken}")
     if "latent_scale" in manifest.extra:
         first_stage.scale.fill_(manifest.extra["latent_scale"])
     inputs = dict(instantiate(config.inputs))

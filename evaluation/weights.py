@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -33,8 +34,14 @@ def read_weights(path: str | None, key: str, remedy: str) -> dict[str, Tensor]:
         raise WeightsError(f"{key}={path}: not a readable safetensors file ({error}); {remedy}") from None
 
 
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor with a number that is infinite or NaN; None when there is none."""
+    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+
+
 def fill(module: nn.Module, stored: dict[str, Tensor], path: str | None, key: str, described_by: str) -> None:
-    """Puts weights into a module, in float32. Raises WeightsError, naming the first entry that doesn't fit.
+    """Puts weights into a module, in float32. Raises WeightsError, naming the first entry that doesn't fit, or isn't
+    finite.
 
     path, key: where the weights come from. described_by: the setting that the module was built from.
     """
@@ -46,6 +53,8 @@ def fill(module: nn.Module, stored: dict[str, Tensor], path: str | None, key: st
                 f"{key}={path}: {name} is {found.get(name, 'absent')} in the file and "
                 f"{wanted.get(name, 'absent')} in {described_by}; make the two agree"
             )
+    if broken := not_finite(stored):
+        raise WeightsError(f"{key}={path}: {broken} holds infinite numbers, or NaN; take another file")
     module.load_state_dict(
         {n: tensor.float() if tensor.is_floating_point() else tensor for n, tensor in stored.items()}
     )

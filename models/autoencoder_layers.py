@@ -41,8 +41,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)  # [B, C, H, W]
+        # Contiguous: of others torch makes the whole matrix of attention weights, [H*W, H*W].
         q, k, v = (
-            project(h).flatten(2).transpose(1, 2).unsqueeze(1)  # [B, 1, H*W, C]
+            project(h).flatten(2).transpose(1, 2).contiguous().unsqueeze(1)  # [B, 1, H*W, C]
             for project in (self.query, self.key, self.value)
         )
         h = F.scaled_dot_product_attention(q, k, v)  # [B, 1, H*W, C]

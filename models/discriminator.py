@@ -24,7 +24,9 @@ class PatchDiscriminator(nn.Module):
             steps += [
                 # No bias: the normalisation that follows would remove it.
                 nn.Conv2d(widths[i - 1], widths[i], 4, stride=2 if i < layers else 1, padding=1, bias=False),
-                nn.BatchNorm2d(widths[i]),
+                # It only ever judges in training, by the batch's own statistics: averages of them would be unused, and
+                # float32 among bfloat16 weights.
+                nn.BatchNorm2d(widths[i], track_running_stats=False),
                 nn.LeakyReLU(0.2),
             ]
         steps.append(nn.Conv2d(widths[-1], 1, 4, padding=1))

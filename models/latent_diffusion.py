@@ -73,11 +73,13 @@ class FirstStage(nn.Module):
         """z = scale * (a sample of q(z | x), or VQ's z before quantisation): float [B, C, H/f, W/f].
 
         images: uint8 [B, 3, H, W], or float in [-1, 1]. noise: standard normal of z's shape.
-        Raises ValueError when the shapes do not fit. LDM App. G.
+        Raises ValueError when the shapes do not fit, and for float images that aren't finite. LDM App. G.
         """
         x = images.to(self._dtype)  # [B, 3, H, W]
         if images.dtype == torch.uint8:
             x = x / 127.5 - 1.0
+        elif not x.isfinite().all():
+            raise ValueError("images hold infinite numbers, or none at all (NaN): give numbers from -1 to 1")
         shape = (len(x), *self.latent_shape(*x.shape[-2:]))
         if noise.shape != shape:
             raise ValueError(f"noise has shape {list(noise.shape)}: these images need {list(shape)}")
@@ -89,7 +91,10 @@ class FirstStage(nn.Module):
 
         tile: side in latent pixels of the overlapping tiles that are decoded one by one, which bounds the memory;
         neighbours share a quarter of it. None: decoded whole. What tiles change: see models.tiling.
+        Raises ValueError when z isn't finite: a VQ stage would take some entry of its codebook for it.
         """
+        if not z.isfinite().all():
+            raise ValueError("latents hold infinite numbers, or none at all (NaN): nothing can be decoded from them")
         z, autoencoder = (z / self.scale).to(self._dtype), self.autoencoder
         if tile is None:
             return autoencoder.decode(z).clamp(-1.0, 1.0)

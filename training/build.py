@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -29,6 +30,7 @@ from training.tasks.diffusion import DiffusionTask
 def build_task(config: DictConfig, ranks: Distributed) -> Task:
     """The task with its engines, at step 0."""
     modules = {name: module.to(ranks.device) for name, module in build_modules(config).items()}
+    judge = deepcopy(modules.get("discriminator"))  # before an engine has it, which puts hooks into it
     engines = {name: build_engine(config, module, ranks) for name, module in modules.items()}
     accumulation = steps_of_accumulation(config, ranks.world)
     names = [source.name for source in sources_of(config) if source.name]
@@ -50,7 +52,7 @@ def build_task(config: DictConfig, ranks: Distributed) -> Task:
             config.run.seed,
         )
     module = modules["model"]
-    assert isinstance(module, ReconstructionModule)
+    assert isinstance(module, ReconstructionModule) and judge is not None
     autoencoder = module.autoencoder
     weights = config.task.perceptual_weights
     perceptual = None if weights is None else PerceptualLoss(weights).to(ranks.device)
@@ -60,6 +62,7 @@ def build_task(config: DictConfig, ranks: Distributed) -> Task:
         engines["discriminator"],
         module,
         modules["discriminator"],
+        judge,
         perceptual,
         (autoencoder.latent_channels, size, size),
         accumulation,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -71,9 +72,6 @@ def check_settings(config: DictConfig, world: int) -> None:
     for key, value in _present(config, POSITIVE):
         if not _is_number(value) or value <= 0:
             raise ConfigurationError(key, value, "it must be a number above 0")
-    for key, value in _present(config, NOT_NEGATIVE):
-        if not _is_number(value) or value < 0:
-            raise ConfigurationError(key, value, "it must be a number of at least 0")
     for key, value in _present(config, ("task.perceptual_weights",)):
         if value is not None and not Path(value).is_file():
             raise ConfigurationError(
@@ -81,9 +79,6 @@ def check_settings(config: DictConfig, world: int) -> None:
                 value,
                 "no such file; give torchvision's VGG-16 weights, or null to train without the perceptual loss",
             )
-    if config.task.name == "autoencoder" and config.engine.zero_stage == 3:
-        # The adversary is differentiated outside of its engine too, where ZeRO 3 hasn't gathered its weights.
-        raise ConfigurationError("engine.zero_stage", 3, "first stages train with whole weights; choose engine=zero2")
     side, size = config.data.scaled_side, config.data.image_size
     if side is not None and (not isinstance(side, int) or isinstance(side, bool) or side < size):
         remedy = f"it must be a whole number of at least data.image_size={size}, or null"
@@ -105,7 +100,7 @@ def _present(config: DictConfig, keys: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _has_every_value(config: DictConfig) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -120,6 +121,16 @@ class Engine:
         self._engine.step()
         self.updates += boundary
         return boundary
+
+    @contextlib.contextmanager
+    def whole(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+        """Within it these parameters of the module hold their values, to be read; else ZeRO 3 holds shards of them.
+
+        A collective.
+        """
+        shards = self.settings.zero_stage == 3
+        with deepspeed.zero.GatheredParameters(parameters) if shards else contextlib.nullcontext():
+            yield
 
     def gradient_norm(self) -> float | None:
         """Global gradient norm at the last update, before clipping; None where DeepSpeed doesn't compute it."""

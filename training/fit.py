@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,6 +19,7 @@ from data.stream import Storage
 from evaluation.first_stage import save_first_stage
 from evaluation.protocol import Protocol
 from evaluation.report import write_report
+from evaluation.weights import WeightsError
 from training import noise
 from training.build import build_eval_model, build_loader, build_task
 from training.checkpoint import Checkpoints
@@ -135,7 +137,11 @@ def estimate_latent_scale(task: DiffusionTask, loader: Loader) -> None:
             for images, eps in zip(whole.images.split(1), posterior_noise.split(1), strict=True)
         ]
     )
-    task.first_stage.scale.fill_(1.0 / latents.std().item())
+    deviation = latents.std().item()
+    if not 0 < deviation < math.inf:
+        numbers = whole.numbers.tolist()
+        raise WeightsError(f"first_stage.weights: latents of samples {numbers} deviate by {deviation}; check the file")
+    task.first_stage.scale.fill_(1.0 / deviation)
     log.info("latent scale: %.5f", task.first_stage.scale.item())
 
 

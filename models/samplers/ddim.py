@@ -1,5 +1,6 @@
 """Denoising diffusion implicit models (Song et al. 2021, "DDIM")."""
 
+from math import inf
 from typing import Literal, NamedTuple
 
 import torch
@@ -88,7 +89,7 @@ def ddim(
     spacing: of `ddim_timesteps`; None: "trailing" where the schedule ends at zero SNR, else "leading".
     Raises ValueError for steps out of range, an unusable spacing or start, eta < 0, or eta > 0 without noise.
     """
-    if eta < 0:
+    if not 0 <= eta < inf:
         raise ValueError(f"eta={eta}: choose 0 (deterministic) or above; 1 is the ancestral sampler")
     if eta > 0 and noise is None:
         raise ValueError(f"eta={eta} draws noise at every step: give noise, a function of the step's number")

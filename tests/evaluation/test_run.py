@@ -8,7 +8,9 @@ import torch
 from omegaconf import OmegaConf
 
 from evaluation.errors import EvaluationError
+from evaluation.first_stage import save_first_stage
 from evaluation.run import load_run
+from tests.evaluation.conftest import write_checkpoint
 
 STEP, LATENT_SCALE = 70, 0.75  # as the fixture writes them
 
@@ -56,4 +58,27 @@ def test_what_cannot_be_loaded_is_named(tiny_run: Path, tmp_path: Path) -> None:
     config.task.name = "autoencoder"
     OmegaConf.save(config, run / "config.yaml")
     with pytest.raises(EvaluationError, match="its task is autoencoder"):
+        load_run(run, "cpu")
+
+
+def test_weights_that_are_not_finite_are_named(tiny_run: Path, tmp_path: Path) -> None:
+    """Of a run that diverged, and of a first stage."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    loaded = load_run(run, "cpu", "raw").image_model
+    state = dict(loaded.model.state_dict())
+    state["unet.stem.weight"][0, 0, 0, 0] = float("nan")
+    write_checkpoint(run / "checkpoints" / "step-00000080", state)
+    with pytest.raises(EvaluationError, match=r"step-00000080 holds infinite numbers, .* in unet\.stem\.weight"):
+        load_run(run, "cpu")
+    weights = dict(loaded.first_stage.autoencoder.state_dict())
+    weights["decoder.stem.bias"][0] = float("inf")
+    save_first_stage(weights, run / "first_stage.safetensors")
+    OmegaConf.save(
+        OmegaConf.merge(
+            OmegaConf.load(run / "config.yaml"), {"first_stage": {"weights": str(run / "first_stage.safetensors")}}
+        ),
+        run / "config.yaml",
+    )
+    with pytest.raises(EvaluationError, match=r"first_stage\.weights=.*: decoder\.stem\.bias holds infinite numbers"):
         load_run(run, "cpu")

@@ -1,6 +1,8 @@
 """Laws of sampling, and the command `ldm sample`."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,8 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from evaluation import sample
+from evaluation.errors import EvaluationError
 from evaluation.generate import generate
 from evaluation.run import LoadedRun, load_run
+from models.conditioners import Condition
+from models.latent_diffusion import LatentDiffusion
 from models.samplers import Sampler
 from models.samplers.ddim import ddim
 from models.samplers.ddpm import ddpm
@@ -90,6 +95,34 @@ def test_unusable_requests_are_named(loaded: LoadedRun) -> None:
         draw(loaded, PROMPTS[:1], [1], steps=2000)
 
 
+@pytest.mark.parametrize("sampler", [ddim, ddpm, dpm_solver, plms])
+def test_numbers_that_leave_the_finite_are_named_with_sampler_step_and_seed(
+    loaded: LoadedRun, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of two samples breaks in the third evaluation of the denoiser."""
+    calls = []
+    denoise = type(loaded.image_model.model).denoise
+
+    def breaking(model: LatentDiffusion, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        calls.append(int(t[0]))
+        output = denoise(model, z_t, t, condition)
+        if len(calls) == 3:
+            output[1, 0, 0, 0] = float("inf")
+        return output
+
+    monkeypatch.setattr(type(loaded.image_model.model), "denoise", breaking)
+    with pytest.raises(EvaluationError) as caught:
+        draw(loaded, PROMPTS[:2], [7, 9], guidance_scale=1.0, sampler=sampler, steps=5)
+    message = str(caught.value)
+    assert message.startswith(f"sampler {sampler.__name__}: infinite numbers, or none at all (NaN), in evaluation 3 of")  # type: ignore[attr-defined]
+    assert f"at timestep {calls[2]}, for seeds [9]; " in message
+
+
+def test_a_guidance_scale_that_is_no_number_is_named(loaded: LoadedRun) -> None:
+    with pytest.raises(EvaluationError, match=r"in evaluation 1 of 3.*for seeds \[1\]"):
+        draw(loaded, PROMPTS[:1], [1], guidance_scale=float("nan"))
+
+
 def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["ldm sample", *arguments])
     sample.main()
@@ -145,3 +178,50 @@ def test_pictures_larger_than_those_of_training_are_decoded_in_tiles(loaded: Loa
     assert not torch.equal(whole, tiled)
     assert (whole.float() - tiled.float()).abs().mean() < 16
     assert torch.equal(whole, generate(loaded.image_model, ddim, inputs, [0], shape, 2, 1.0, 1, tile=32))
+
+
+MEMORY = """
+import sys
+import torch
+from hydra import compose, initialize_config_dir
+from evaluation.sample import run
+from training.compose import CONFIG_FOLDER
+
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+
+def draw(*settings):
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        run(compose("sample", [*sys.argv[1:], "prompts=[a]", "steps=2", *settings]))
+
+torch.set_num_threads(1)
+draw("image_size=64")
+start = peak()
+draw("image_size=1024", "tile=32")
+tiled = peak()
+draw("image_size=1024")
+print(tiled - start, peak() - start)
+"""
+
+
+@pytest.mark.slow
+def test_a_megapixel_takes_the_memory_that_generate_states(pipeline_run: Path, tmp_path: Path) -> None:
+    """1024 x 1024 pixels by the whole command: latents of 128 x 128, 4,096 positions in the UNet's attention.
+
+    MiB, all float32: the UNet's 32 channels of two latents, for guidance, are a map of 4. Its last level but one holds
+    the stem's and a block's output, what came from below and its concatenation with the latter (2 maps), this
+    normalised (2), activated (2) and as the convolution orders it (2), and the output: 12 maps. The decoder's 8
+    channels of a tile's 256 x 256 pixels are a map of 2, and as many are held. Attention's weights would take 256.
+    """
+    denoiser_pass, tile, image = 12 * 4, 12 * 2, 12
+    rest = 8  # the result, the picture's file and the grid's
+    # Else glibc keeps freed blocks of up to 32 MiB, and what is measured is how they lie.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, "-c", MEMORY, f"run={pipeline_run}", f"output={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, env=environment)
+    assert Image.open(tmp_path / "a-seed0.png").size == (1024, 1024)
+    tiled, whole = map(float, done.stdout.splitlines()[-1].split())
+    assert tiled < max(denoiser_pass, tile + 2 * image) + rest, f"{tiled:.0f} MiB"
+    assert whole > 2 * tiled, f"undivided it takes {whole:.0f} MiB: what is measured must see the difference"
+    assert whole < 512, f"{whole:.0f} MiB: the decoder's attention weights of 16,384 positions alone would take 1,024"

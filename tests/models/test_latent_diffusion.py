@@ -126,3 +126,14 @@ def test_bad_shapes_and_scales_are_named(first_stage: FirstStage) -> None:
     for scale in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="scale="):
             FirstStage(first_stage.autoencoder, scale)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_named(first_stage: FirstStage, wrong: float) -> None:
+    images, z = torch.zeros(2, 3, 16, 16), torch.zeros(2, 4, 4, 4)
+    images[1, 0, 3, 3] = z[1, 0, 3, 3] = wrong
+    with pytest.raises(ValueError, match="images hold infinite numbers, or none"):
+        first_stage.encode(images, torch.zeros_like(z))
+    for tile in (None, 4):
+        with pytest.raises(ValueError, match="latents hold infinite numbers, or none"):
+            first_stage.decode(z, tile)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from hydra.utils import instantiate
 from safetensors.torch import load_file
 
+from data.batch import Batch
+from data.loader import Loader
 from evaluation.first_stage import load_first_stage
+from evaluation.weights import WeightsError
+from models.autoencoder import IdentityAutoencoder
 from models.latent_diffusion import FirstStage
 from tests.training.conftest import OnRanks
 from tests.training.runs import composed
@@ -19,8 +24,9 @@ from training.build import build_loader
 from training.checkpoint_files import Reader
 from training.dataset import training_sources
 from training.distributed import Distributed
-from training.fit import train_and_report
+from training.fit import estimate_latent_scale, train_and_report
 from training.noise import normal
+from training.tasks.diffusion import DiffusionTask
 
 WEIGHTS = "first_stage.safetensors"
 ALONE = Distributed(rank=0, world=1, local_rank=0, device=torch.device("cpu"))
@@ -103,3 +109,12 @@ def test_a_latent_scale_that_is_given_is_used(
     overrides = [*of_first_stage(tiny_diffusion, vq_run), "first_stage.scale=0.18215", "steps=1"]
     on_ranks(1, work, overrides, tmp_path)
     assert scale_of(tmp_path, 1) == pytest.approx(0.18215)
+
+
+def test_latents_without_deviation_are_named() -> None:
+    """As of a first stage that gives NaN, or pictures of one colour."""
+    white = Batch(torch.full((2, 3, 8, 8), 255, dtype=torch.uint8), {}, ["", ""], torch.tensor([0, 1]))
+    first_stage = FirstStage(IdentityAutoencoder(3), 1.0)
+    task = SimpleNamespace(engine=SimpleNamespace(device=torch.device("cpu")), first_stage=first_stage, seed=0)
+    with pytest.raises(WeightsError, match=r"first_stage\.weights: latents of samples \[0, 1\] deviate by 0\.0"):
+        estimate_latent_scale(cast(DiffusionTask, task), cast(Loader, SimpleNamespace(step=lambda step: white)))

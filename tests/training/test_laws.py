@@ -70,6 +70,38 @@ def test_one_rank_and_two_ranks_train_a_vq_first_stage_alike(
         torch.testing.assert_close(found[2][name], values, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
+ENGINES = {"whole": ["engine=zero0"], "sharded": ["engine=zero3"], "bf16": ["engine=zero2", "engine.precision=bf16"]}
+
+
+def losses_of_first_stages(
+    ranks: Distributed, kl: list[str], vq: list[str], folder: Path
+) -> dict[str, dict[str, torch.Tensor]]:
+    """By kind and engine, the metrics of 3 steps with an adversary."""
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for kind, overrides in (("kl", kl), ("vq", vq)):
+        for engine, settings in ENGINES.items():
+            place = folder / f"{kind} {engine}"
+            _, rows = train(ranks, [*overrides, *settings, "checkpoint.every=1000"], place, 5)
+            names = [name for name in rows[-1] if name.startswith("train/")]
+            found[f"{kind} {engine}"] = {n: torch.tensor([row[n] for row in rows if row["step"] > 2]) for n in names}
+    return found
+
+
+@pytest.mark.slow
+def test_first_stages_train_alike_with_sharded_weights_and_nearly_so_in_bf16(
+    tiny_autoencoder: list[str], tiny_vq: list[str], tmp_path: Path, on_ranks: OnRanks
+) -> None:
+    found = on_ranks(2, losses_of_first_stages, tiny_autoencoder, tiny_vq, tmp_path)
+    for kind in ("kl", "vq"):
+        whole, sharded, bf16 = (found[f"{kind} {engine}"] for engine in ENGINES)
+        assert whole.keys() >= {"train/adversary", "train/adversary_weight", "train/discriminator_loss"}
+        for name in whole.keys() - {"train/gradient_norm"}:  # ZeRO 0 has none
+            torch.testing.assert_close(sharded[name], whole[name], rtol=1e-4, atol=1e-5, msg=f"{kind} {name}")
+        for name in ("train/loss", "train/adversary_weight", "train/discriminator_loss"):
+            torch.testing.assert_close(bf16[name], whole[name], rtol=0.05, atol=0, msg=f"{kind} {name}")
+            assert not torch.equal(bf16[name], whole[name])
+
+
 def straight_and_interrupted(ranks: Distributed, overrides: list[str], folder: Path) -> dict[str, torch.Tensor]:
     """Largest differences between four steps and two + restart + two, by what is compared."""
     overrides = [*overrides, "checkpoint.every=2"]
@@ -105,7 +137,7 @@ def diffusion_and_autoencoders(
             ranks, [*diffusion, f"engine=zero{stage}"], folder / f"d{stage}"
         ).items():
             found[f"diffusion zero{stage} {key}"] = value
-    for name, overrides in (("kl", kl), ("vq", vq)):
+    for name, overrides in (("kl", kl), ("vq", [*vq, "engine=zero3"])):
         for key, value in straight_and_interrupted(ranks, overrides, folder / name).items():
             found[f"{name} {key}"] = value
     return found

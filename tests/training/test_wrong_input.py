@@ -66,6 +66,8 @@ ALONE = {
     "no step": Wrong(("steps=0",), "steps=0", "at least 1"),
     "words for a rate": Wrong(("learning_rate.base=fast",), "learning_rate.base=fast", "a number, such as "),
     "no rate": Wrong(("learning_rate.base=0",), "learning_rate.base=0", "above 0"),
+    "a rate that is no number": Wrong(("learning_rate.base=nan",), "learning_rate.base=nan", "above 0"),
+    "an infinite share": Wrong(("task.offset_noise=inf",), "task.offset_noise=inf", "at least 0"),
     "words for a switch": Wrong(("data.flip=maybe",), "data.flip=maybe", "true or false"),
     "a number for a list": Wrong(
         ("model.unet.channel_multipliers=2",), "model.unet.channel_multipliers=2", "a list, such as ["
@@ -229,7 +231,6 @@ FIRST_STAGES = {
     "nothing to train": Wrong(
         ("~model", f"+model={IDENTITY}"), "model=models.autoencoder.IdentityAutoencoder", "AutoencoderVQ"
     ),
-    "sharded weights": Wrong(("engine=zero3",), "engine.zero_stage=3", "choose engine=zero2"),
 }
 
 

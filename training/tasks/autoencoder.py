@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from data.batch import Batch
 from models.discriminator import hinge_discriminator_loss, hinge_generator_loss
@@ -30,7 +29,8 @@ class AutoencoderTask:
     summed: the reconstruction loss is |x − x̂| / exp(s) + s summed over an image's pixels, s being the learned log
     variance, as published for KL; False: the mean of |x − x̂| over everything, as published for VQ, whose penalty is
     a mean too. The penalty is the autoencoder's own: KL, or codebook loss. `perceptual` is None where its weights
-    aren't available. sources: names of those that samples are of, where they are several.
+    aren't available. judge: a copy of the discriminator, outside of its engine, to differentiate by the images.
+    sources: names of those that samples are of, where they are several.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class AutoencoderTask:
         discriminator_engine: Engine,
         module: ReconstructionModule,
         discriminator: nn.Module,
+        judge: nn.Module,
         perceptual: PerceptualLoss | None,
         latent_shape: tuple[int, int, int],
         accumulation: int,
@@ -52,6 +53,7 @@ class AutoencoderTask:
         self.engines = {"model": engine, "discriminator": discriminator_engine}
         self.module = module
         self.discriminator = discriminator
+        self.judge = judge.to(discriminator_engine.dtype).requires_grad_(False)
         self.perceptual = perceptual
         self.latent_shape = latent_shape
         self.accumulation = accumulation
@@ -86,7 +88,8 @@ class AutoencoderTask:
         loss = self._reduced(error.detach(), log_variance)
         differences = (images - reconstruction).abs()
         metrics = {"reconstruction": differences.mean(), "reconstruction_loss": loss}
-        metrics |= {"log_variance": log_variance.squeeze(), **statistics}
+        # A copy: the update writes into the parameter itself, though not under ZeRO 3.
+        metrics |= {"log_variance": log_variance.detach().clone().squeeze(), **statistics}
         if self.sources:
             by_source = by_group(differences.mean((1, 2, 3)), batch.sources.to(images.device), len(self.sources))
             metrics |= named_sources(by_source, self.sources)
@@ -116,9 +119,12 @@ class AutoencoderTask:
         return total / (len(error) if self.summed else error.numel())
 
     def _judge(self, images: torch.Tensor) -> torch.Tensor:
-        """The discriminator's logits with its weights held constant: this gradient is not for them."""
-        frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
-        return functional_call(self.discriminator, frozen, (images,))
+        """The discriminator's logits, float32, with its weights held constant: this gradient is not for them."""
+        engine, weights = self.engines["discriminator"], list(self.discriminator.parameters())
+        with engine.whole(weights), torch.no_grad():
+            for copy, weight in zip(self.judge.parameters(), weights, strict=True):
+                copy.copy_(weight)
+        return self.judge(images.to(engine.dtype)).float()
 
     def _adaptive_weight(self, features: torch.Tensor, wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
         """‖∇ reconstruction loss‖ / (‖∇ adversary‖ + 1e-4) by the decoder's last layer, clamped, times the set weight.
@@ -126,7 +132,8 @@ class AutoencoderTask:
         wanted, found: gradients of reconstruction loss and adversary by the reconstruction, [B, 3, H, W].
         """
         autoencoder = self.module.autoencoder
-        last_layer = autoencoder.last_layer.detach().float().requires_grad_()
+        with self.engines["model"].whole([autoencoder.last_layer]):
+            last_layer = autoencoder.last_layer.detach().float().clone().requires_grad_()
         image = autoencoder.to_image_with(features, last_layer)
         (wanted_gradient,) = torch.autograd.grad(image, last_layer, wanted, retain_graph=True)
         (found_gradient,) = torch.autograd.grad(image, last_layer, found)

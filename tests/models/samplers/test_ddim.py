@@ -43,22 +43,45 @@ def test_every_number_of_steps_gives_that_many_within_the_schedule(spacing: Spac
         assert times[-1] == 999 or spacing == "leading"
 
 
-def test_every_number_of_steps_runs() -> None:
+PICTURE = torch.tensor([-1.0, 2.0], dtype=torch.float64)
+ROOTS = [(a**0.5, (1 - a) ** 0.5) for a in SCHEDULE.alpha_bar.tolist()]
+
+
+def draw_one_picture(steps: int, eta: float) -> None:
+    """With the denoiser of data that is one picture: all steps are taken, and what is left beside it is noise.
+
+    Without new noise that is the first z_t's own, to the last digit.
+    """
     asked: list[int] = []
 
     def denoiser(z_t: Tensor, t: Tensor) -> Estimate:
-        asked.append(len(t))
-        return Estimate(z_t, z_t)
+        asked.append(t.tolist()[0])
+        alpha, sigma = ROOTS[asked[-1]]
+        return Estimate(PICTURE, (z_t - alpha * PICTURE) / sigma)
 
-    for steps in range(1, 1001):  # a step's arithmetic depends on the trajectory alone
-        way = trajectory(steps, SCHEDULE, None)
-        assert len(way) == steps
-        assert all(0 < a_t < a_s <= 1 for _, a_t, a_s in way)
-    for steps in (*range(1, 51), *range(101, 112), 333, 500, 999, 1000):  # with all that the published rule can't
-        asked.clear()
-        z_0 = ddim(denoiser, torch.ones(1, dtype=torch.float64), SCHEDULE, steps)
-        assert len(asked) == steps
-        assert z_0.isfinite().all()
+    times, eps = ddim_timesteps(steps)[::-1], torch.tensor([0.5, -0.7], dtype=torch.float64)
+    alpha, sigma = ROOTS[times[0]]
+    z_0 = ddim(denoiser, alpha * PICTURE + sigma * eps, SCHEDULE, steps, lambda step: (-1) ** step * eps, eta=eta)
+    assert asked == times
+    a_s = trajectory(steps, SCHEDULE, None)[-1].a_s
+    left = (z_0 - a_s**0.5 * PICTURE).tolist()
+    if eta == 0:
+        assert left == pytest.approx(((1 - a_s) ** 0.5 * eps).tolist(), abs=1e-9)
+    assert max(map(abs, left)) < max(1.0, 2 * eta) * (1 - a_s) ** 0.5 + 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_every_number_of_steps_runs(eta: float) -> None:
+    """Half a million steps."""
+    for steps in range(1, 1001):
+        draw_one_picture(steps, eta)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.1, 0.5, 1.0, 1.5])
+def test_any_eta_runs(eta: float) -> None:
+    for steps in (*range(1, 38), *range(101, 112, 5), 1000):  # with those that the published rule can't
+        draw_one_picture(steps, eta)
 
 
 def test_trailing_timesteps_are_those_of_lin_et_al() -> None:
@@ -117,8 +140,9 @@ def test_noise_is_asked_for_only_when_it_matters() -> None:
     assert asked == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match=r"eta=0\.5"):
         ddim(gaussian_denoiser(0.5), z_T, SCHEDULE, 5, eta=0.5)
-    with pytest.raises(ValueError, match="eta=-1"):
-        ddim(gaussian_denoiser(0.5), z_T, SCHEDULE, 5, eta=-1, noise=draw)
+    for eta in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"eta={eta}: choose 0"):
+            ddim(gaussian_denoiser(0.5), z_T, SCHEDULE, 5, eta=eta, noise=draw)
 
 
 def test_progress_wraps_every_step() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from typing import cast
 
 import pytest
@@ -38,6 +41,9 @@ class PlainEngine:
     def step(self, learning_rate: float) -> bool:
         return False
 
+    def whole(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]:
+        return nullcontext()
+
 
 def build(kind: str, adversary_start: int) -> AutoencoderTask:
     torch.manual_seed(0)
@@ -50,6 +56,7 @@ def build(kind: str, adversary_start: int) -> AutoencoderTask:
         cast(Engine, PlainEngine(discriminator)),
         module,
         discriminator,
+        deepcopy(discriminator),
         None,
         SHAPE,
         accumulation=1,
