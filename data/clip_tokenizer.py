@@ -8,7 +8,10 @@ from torch import Tensor
 
 from data.errors import DataError
 
+Padding = Literal["end", "zero"]
 PADDING = ("end", "zero")
+PUBLISHED = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+"""What open_clip's special tokens are called in the published vocabulary."""
 
 
 class ClipTokenizer:
@@ -19,7 +22,7 @@ class ClipTokenizer:
     Stable Diffusion v2. Raises DataError for values out of range.
     """
 
-    def __init__(self, length: int = 77, padding: Literal["end", "zero"] = "end") -> None:
+    def __init__(self, length: int = 77, padding: Padding = "end") -> None:
         if length < 2:
             raise DataError(f"length={length} must be at least 2: start and end take two tokens")
         if padding not in PADDING:
@@ -27,9 +30,20 @@ class ClipTokenizer:
         from open_clip.tokenizer import SimpleTokenizer
 
         self.length = length
+        self.padding = padding
         self._tokenizer = SimpleTokenizer(context_length=length)
         self.vocabulary_size = self._tokenizer.vocab_size
         self._filler = self._tokenizer.eot_token_id if padding == "end" else 0
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """The published tokens with their numbers."""
+        return {PUBLISHED.get(token, token): number for token, number in self._tokenizer.encoder.items()}
+
+    @property
+    def merges(self) -> list[str]:
+        """The pairs that are joined to one token, "a b", those that are joined first at the front."""
+        return [" ".join(pair) for pair in self._tokenizer.bpe_ranks]
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
         """int64 [B, length]. The empty caption, "", is the unconditional one."""

@@ -1,5 +1,6 @@
 """Captions to the WordPiece tokens of BERT (uncased), which the paper's text-to-image model reads."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,22 +17,19 @@ class BertTokenizer:
     """Lower-case WordPiece tokens, framed by [CLS] and [SEP] and padded with [PAD] to `length`.
 
     length: tokens per caption, at least 2; longer captions are cut. LDM App. E.2.1 uses 77.
-    vocabulary: one token a line. Raises DataError when it is missing or lacks a special token.
+    vocabulary: file with one token a line, or the `tokenizer.json` of the tokenizers library; the attribute has its
+    tokens with their numbers. Raises DataError when it can't be read or lacks a special token.
     """
 
     def __init__(self, length: int = 77, vocabulary: Path = VOCABULARY) -> None:
         if length < 2:
             raise DataError(f"length={length} must be at least 2: [CLS] and [SEP] take two tokens")
-        try:
-            lines = Path(vocabulary).read_text(encoding="utf-8").split("\n")
-        except OSError as error:
-            raise DataError(f"vocabulary {vocabulary} cannot be read: {error}") from error
-        ids = {token: number for number, token in enumerate(lines) if token}
+        ids = _read(Path(vocabulary))
         missing = [token for token in ("[CLS]", "[SEP]", "[PAD]", "[UNK]") if token not in ids]
         if missing:
             raise DataError(f"vocabulary {vocabulary} lacks {', '.join(missing)}: use an uncased BERT vocabulary")
         self.length = length
-        self.vocabulary = Path(vocabulary)
+        self.vocabulary = ids
         self.vocabulary_size = len(ids)
         tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -50,3 +48,14 @@ class BertTokenizer:
         # one by one: the threads of a whole batch at once would not survive the fork into loader workers
         rows = [self._tokenizer.encode(caption).ids for caption in captions]
         return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), self.length)
+
+
+def _read(path: Path) -> dict[str, int]:
+    """Tokens with their numbers, which rise."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix != ".json":
+            return {token: number for number, token in enumerate(text.split("\n")) if token}
+        return dict(sorted(json.loads(text)["model"]["vocab"].items(), key=lambda item: item[1]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"vocabulary {path} cannot be read: {error}") from error

@@ -1,129 +1,247 @@
-"""A text-to-image model as the folder that diffusers' `DiffusionPipeline.from_pretrained` opens, and back.
+"""A model as the folder that diffusers' `DiffusionPipeline.from_pretrained` opens, and back.
 
-Layout: model_index.json, and for each part its settings and weights:
-    unet/       config.json, diffusion_pytorch_model.safetensors      UNet2DConditionModel
-    vqvae/      config.json, diffusion_pytorch_model.safetensors      AutoencoderKL or VQModel
-    bert/       config.json, model.safetensors                        LDMBertModel
-    tokenizer/  tokenizer_config.json, vocab.txt                      BertTokenizer
-    scheduler/  scheduler_config.json                                 DDIMScheduler
+Which pipeline it is follows from what the model is conditioned on; see `pipeline_for`. Layout: model_index.json, a
+folder with config.json and weights for each network, one for the scheduler (DDIMScheduler) and, where there are
+prompts, one for the tokenizer.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from data.inputs import Input
+from data.inputs.caption import Caption
+from data.inputs.label import Label
 from data.tokenizer import BertTokenizer
-from models.autoencoder import AutoencoderKL, AutoencoderVQ
+from evaluation.diffusers_tokenizers import read_bert_caption, read_clip_caption, read_json, write_tokenizer
+from models.autoencoder import AutoencoderKL, IdentityAutoencoder
+from models.conditioners import Conditioner, Conditioners
+from models.conditioners.class_label import ClassLabel
+from models.conditioners.class_token import ClassToken
+from models.conditioners.clip_text import ClipText
 from models.conditioners.text_transformer import TextTransformer
 from models.interop import diffusers
 from models.latent_diffusion import FirstStage, LatentDiffusion
 from models.schedule import NoiseSchedule
 
-PIPELINE = "LDMTextToImagePipeline"
-CAPTION = "caption"  # the name of the input
-TOKENS = 77  # the pipeline pads and cuts every caption to so many,
-DOWNSAMPLING = 8  # and takes latents for so many times smaller than images, whatever the models' settings
+CAPTION, LABEL = "caption", "label"  # names of inputs
+TOKENS = 77  # LDMTextToImagePipeline pads and cuts every prompt to so many,
+DOWNSAMPLING = 8  # and takes latents for so many times smaller than the image's sides that it is given
+DIT_CLASSES = 1000  # DiTPipeline's number of no class, from which it guides away
+EXPORTABLE = (
+    "diffusers has pipelines for captions read by a TextTransformer or ClipText, for labels read by a ClassToken or "
+    "ClassLabel, and for models without conditioners"
+)
+
+
+class Places(NamedTuple):
+    """Folders of a pipeline's networks; None where it has no such part."""
+
+    unet: str
+    first_stage: str | None
+    encoder: str | None
+
+
+PIPELINES = {
+    "LDMTextToImagePipeline": Places("unet", "vqvae", "bert"),
+    "StableDiffusionPipeline": Places("unet", "vae", "text_encoder"),
+    "LDMPipeline": Places("unet", "vqvae", None),
+    "DDIMPipeline": Places("unet", None, None),
+    "DiTPipeline": Places("transformer", "vae", None),
+}
 
 
 @dataclass(frozen=True)
 class PipelineParts:
-    """What the folder holds, as ours."""
+    """What the folder holds, as ours. It predicts noise. image_size: pixels a side that it draws unless told others."""
 
     model: LatentDiffusion
+    frozen: Conditioners
     first_stage: FirstStage
     schedule: NoiseSchedule
-    tokenizer: BertTokenizer
+    inputs: Mapping[str, Input]
+    image_size: int
+
+    def conditioners(self) -> dict[str, Conditioner]:
+        """All of them by the name of their input."""
+        return self.model.conditioners.by_input() | self.frozen.by_input()
 
 
-def caption_transformer(model: LatentDiffusion) -> TextTransformer | None:
-    """The text transformer that reads captions; None for an unconditional model.
+def pipeline_for(parts: PipelineParts) -> str:
+    """Name of the pipeline that draws what this model does.
 
-    Raises ValueError when the model is conditioned on anything else.
+    Raises ValueError, naming the setting, for a model that every pipeline would run otherwise than we do.
     """
-    conditioners = model.conditioners.by_input()
-    if not conditioners and model.unet.context_width is None:
-        return None
-    found = {name: type(conditioner).__name__ for name, conditioner in conditioners.items()}
-    transformer = conditioners.get(CAPTION)
-    if len(found) != 1 or not isinstance(transformer, TextTransformer):
-        raise ValueError(f"model.conditioners are {found}: only one TextTransformer, for captions, can be exported")
-    return transformer
+    found = {name: type(conditioner).__name__ for name, conditioner in parts.conditioners().items()}
+    identity = isinstance(parts.first_stage.autoencoder, IdentityAutoencoder)
+    if identity and (found or parts.first_stage.scale != 1):
+        raise ValueError(
+            f"first_stage.autoencoder is IdentityAutoencoder with scale {float(parts.first_stage.scale)} and "
+            f"conditioners {found}: diffusers draws pixels only without conditioners and with scale 1"
+        )
+    if not found and parts.model.unet.context_width is None:
+        return "DDIMPipeline" if identity else "LDMPipeline"
+    if found == {CAPTION: "TextTransformer"}:
+        _check_bert(parts)
+        return "LDMTextToImagePipeline"
+    if found == {LABEL: "ClassToken"}:
+        return "LDMTextToImagePipeline"
+    if found == {CAPTION: "ClipText"}:
+        if not isinstance(parts.first_stage.autoencoder, AutoencoderKL):
+            raise ValueError("first_stage.autoencoder is no AutoencoderKL: StableDiffusionPipeline takes no other")
+        return "StableDiffusionPipeline"
+    if found == {LABEL: "ClassLabel"} and parts.model.unet.context_width is None:
+        if parts.model.unet.classes != DIT_CLASSES + 1:
+            raise ValueError(
+                f"model.unet.classes={parts.model.unet.classes}: DiTPipeline takes class {DIT_CLASSES} for none; only "
+                f"{DIT_CLASSES + 1} can be exported"
+            )
+        return "DiTPipeline"
+    raise ValueError(f"conditioners are {found}: {EXPORTABLE}; use format=safetensors")
 
 
-def trained_autoencoder(first_stage: FirstStage) -> AutoencoderKL | AutoencoderVQ:
-    """The first stage's KL or VQ autoencoder. Raises ValueError for the identity, which other formats don't know."""
-    autoencoder = first_stage.autoencoder
-    if not isinstance(autoencoder, AutoencoderKL | AutoencoderVQ):
-        raise ValueError(f"first_stage.autoencoder is {type(autoencoder).__name__}: only KL and VQ can be exported")
-    return autoencoder
-
-
-def write_pipeline(folder: Path, parts: PipelineParts, image_size: int) -> None:
-    """Writes the folder's files. image_size: pixels that the pipeline draws unless it is told others.
+def write_pipeline(folder: Path, parts: PipelineParts) -> None:
+    """Writes the folder's files.
 
     The pipeline's scheduler takes the steps of our `ddim`, see models.interop.diffusers.scheduler_config.
-    Raises ValueError, naming the setting, for a model that the pipeline would run otherwise than we do.
+    Raises ValueError, naming the setting, for a model that no pipeline would run as we do.
     """
-    conditioner, autoencoder = caption_transformer(parts.model), trained_autoencoder(parts.first_stage)
-    if conditioner is None:
-        raise ValueError(f"the model has no conditioner: {PIPELINE} needs a TextTransformer")
-    if parts.tokenizer.length != TOKENS or conditioner.length < TOKENS:
-        raise ValueError(
-            f"inputs.caption has {parts.tokenizer.length} tokens and model.conditioners.caption {conditioner.length}: "
-            f"{PIPELINE} gives every caption {TOKENS}, and other padding changes the pictures; train with {TOKENS}, or "
-            "use format=safetensors"
-        )
-    vqvae = diffusers.autoencoder_config(autoencoder, float(parts.first_stage.scale)) | {"sample_size": image_size}
-    if autoencoder.downsampling != DOWNSAMPLING:
-        raise ValueError(
-            f"first_stage.autoencoder makes images {autoencoder.downsampling} times smaller: {PIPELINE} takes "
-            f"{DOWNSAMPLING} for granted; use format=safetensors"
-        )
-    unet = diffusers.unet_config(parts.model.unet) | {"sample_size": image_size // DOWNSAMPLING}
+    name = pipeline_for(parts)
+    places = PIPELINES[name]
+    autoencoder, size = parts.first_stage.autoencoder, parts.image_size
+    f = autoencoder.downsampling
+    unet = diffusers.unet_config(parts.model.unet) | {"sample_size": _sample_size(name, f, size)}
     scheduler = diffusers.scheduler_config(parts.schedule)
-    _write_model(folder / "unet", unet, diffusers.state_dict(parts.model.unet))
-    _write_model(folder / "vqvae", vqvae, diffusers.state_dict(autoencoder))
-    _write_model(folder / "bert", diffusers.text_config(conditioner), diffusers.state_dict(conditioner), "model")
+    index: dict[str, Any] = {"_class_name": name, "scheduler": ["diffusers", scheduler["_class_name"]]}
+    if places.first_stage is not None:
+        assert not isinstance(autoencoder, IdentityAutoencoder)
+        config = diffusers.autoencoder_config(autoencoder, float(parts.first_stage.scale)) | {"sample_size": size}
+        _write_model(folder / places.first_stage, config, diffusers.state_dict(autoencoder))
+        index[places.first_stage] = ["diffusers", config["_class_name"]]
+    if places.encoder is not None:
+        [(input_name, conditioner)] = parts.conditioners().items()
+        config = _encoder_config(conditioner)
+        _write_model(folder / places.encoder, config, diffusers.state_dict(conditioner), "model")
+        [kind] = config["architectures"]
+        index[places.encoder] = ["latent_diffusion" if kind == "LDMBertModel" else "transformers", kind]
+        length = getattr(getattr(parts.inputs[input_name], "tokenizer", None), "length", TOKENS)
+        tokenizer = write_tokenizer(folder / "tokenizer", parts.inputs[input_name], length)
+        index["tokenizer"] = ["transformers", tokenizer]
+    if name == "StableDiffusionPipeline":
+        index |= {part: [None, None] for part in ("safety_checker", "feature_extractor", "image_encoder")}
+        index["requires_safety_checker"] = False
+    _write_model(folder / places.unet, unet, diffusers.state_dict(parts.model.unet))
+    index[places.unet] = ["diffusers", unet["_class_name"]]
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    tokenizer = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": TOKENS}
-    _write_json(folder / "tokenizer" / "tokenizer_config.json", tokenizer)
-    shutil.copyfile(parts.tokenizer.vocabulary, folder / "tokenizer" / "vocab.txt")
-    index = {
-        "_class_name": PIPELINE,
-        "unet": ["diffusers", unet["_class_name"]],
-        "vqvae": ["diffusers", vqvae["_class_name"]],
-        "bert": ["latent_diffusion", "LDMBertModel"],
-        "tokenizer": ["transformers", "BertTokenizer"],
-        "scheduler": ["diffusers", scheduler["_class_name"]],
-    }
     _write_json(folder / "model_index.json", index)
 
 
 def read_pipeline(folder: Path) -> PipelineParts:
-    """Reads such a folder, ours or another's, onto the CPU. Weights must be safetensors.
+    """Reads such a folder, ours or another's, onto the CPU in float32. Weights must be safetensors.
 
     Raises ValueError when it is no such folder, a file is missing or unreadable, or a part does not fit our models.
     """
-    index = _read_json(folder / "model_index.json")
-    if index.get("_class_name") != PIPELINE:
-        raise ValueError(f"{folder}: holds a {index.get('_class_name')}; only {PIPELINE} can be read")
-    unet = diffusers.unet(*_read_model(folder / "unet"))
-    conditioner = diffusers.text_transformer(*_read_model(folder / "bert", "model"))
+    index = read_json(folder / "model_index.json")
+    name = index.get("_class_name")
+    if name not in PIPELINES:
+        raise ValueError(f"{folder}: holds a {name}; only {', '.join(PIPELINES)} can be read")
+    places = PIPELINES[name]
+    config, weights = _read_model(folder / places.unet)
+    if config.get("_class_name") not in ("UNet2DModel", "UNet2DConditionModel"):
+        raise ValueError(f"{folder / places.unet}: holds a {config.get('_class_name')}; only UNets can be read")
+    unet = diffusers.unet(config, weights)
+    if places.first_stage is None:
+        first_stage = FirstStage(IdentityAutoencoder(unet.out_channels), 1.0)
+    else:
+        first_stage = diffusers.first_stage(*_read_model(folder / places.first_stage))
+    sample_size = config.get("sample_size")
+    if not isinstance(sample_size, int):
+        raise ValueError(f"{folder / places.unet}: sample_size={sample_size}; only one number can be read")
+    trained, frozen, inputs = {}, {}, {}
+    if places.encoder is not None:
+        conditioner, (input_name, inputs) = _read_encoder(folder, places.encoder, index)
+        (frozen if isinstance(conditioner, ClipText) else trained)[input_name] = conditioner
+    elif unet.classes is not None:
+        trained, inputs = {LABEL: ClassLabel()}, {LABEL: Label(unet.classes - 1)}
     return PipelineParts(
-        model=LatentDiffusion(unet, {CAPTION: conditioner}),
-        first_stage=diffusers.first_stage(*_read_model(folder / "vqvae")),
-        schedule=diffusers.noise_schedule(_read_json(folder / "scheduler" / "scheduler_config.json")),
-        tokenizer=BertTokenizer(TOKENS, folder / "tokenizer" / "vocab.txt"),
+        model=LatentDiffusion(unet, trained).float(),
+        frozen=Conditioners(frozen).float().eval().requires_grad_(False),
+        first_stage=first_stage.float(),
+        schedule=diffusers.noise_schedule(read_json(folder / "scheduler" / "scheduler_config.json")),
+        inputs=inputs,
+        image_size=_image_size(name, first_stage.autoencoder.downsampling, sample_size),
     )
+
+
+def _check_bert(parts: PipelineParts) -> None:
+    caption, conditioner = parts.inputs[CAPTION], parts.conditioners()[CAPTION]
+    if not isinstance(caption, Caption) or not isinstance(caption.tokenizer, BertTokenizer):
+        raise ValueError("inputs.caption.tokenizer is no BertTokenizer: a TextTransformer is exported only with one")
+    assert isinstance(conditioner, TextTransformer)
+    if caption.tokenizer.length != TOKENS or conditioner.length < TOKENS:
+        raise ValueError(
+            f"inputs.caption has {caption.tokenizer.length} tokens and model.conditioners.caption "
+            f"{conditioner.length}: LDMTextToImagePipeline gives every caption {TOKENS}, and other padding changes the "
+            f"pictures; train with {TOKENS}, or use format=safetensors"
+        )
+
+
+def _sample_size(pipeline: str, f: int, image_size: int) -> int:
+    """What the UNet's sample_size must be for the pipeline to draw images of this size by itself.
+
+    It multiplies sample_size by f for the image's side, and LDMTextToImagePipeline divides that by 8 for the latent's,
+    whatever f is.
+    """
+    side = image_size // f
+    if pipeline != "LDMTextToImagePipeline":
+        return side
+    if side * DOWNSAMPLING % f:
+        raise ValueError(f"data.image_size={image_size}: with a first stage of f = {f} this pipeline can't draw it")
+    return side * DOWNSAMPLING // f
+
+
+def _image_size(pipeline: str, f: int, sample_size: int) -> int:
+    """Undoes _sample_size."""
+    return sample_size * f * f // DOWNSAMPLING if pipeline == "LDMTextToImagePipeline" else sample_size * f
+
+
+def _encoder_config(conditioner: Conditioner) -> dict[str, Any]:
+    if isinstance(conditioner, ClipText):
+        return diffusers.clip_config(conditioner)
+    if isinstance(conditioner, ClassToken):
+        return diffusers.class_config(conditioner)
+    assert isinstance(conditioner, TextTransformer)
+    return diffusers.text_config(conditioner)
+
+
+ENCODERS: dict[str, Callable[..., Conditioner]] = {
+    "LDMBertModel": diffusers.text_transformer,
+    "CLIPTextModel": diffusers.clip_text,
+    "OpenAIGPTModel": diffusers.class_token,
+}
+
+
+def _read_encoder(
+    folder: Path, place: str, index: Mapping[str, Any]
+) -> tuple[Conditioner, tuple[str, dict[str, Input]]]:
+    """The conditioner, the name of its input, and that input."""
+    _, kind = index.get(place, (None, None))
+    if kind not in ENCODERS:
+        raise ValueError(f"{folder / place}: holds a {kind}; only {', '.join(ENCODERS)} can be read")
+    conditioner = ENCODERS[kind](*_read_model(folder / place, "model"))
+    if isinstance(conditioner, ClassToken):
+        return conditioner, (LABEL, {LABEL: Label(conditioner.embedding.num_embeddings - 1)})
+    if isinstance(conditioner, ClipText):
+        return conditioner, (CAPTION, {CAPTION: read_clip_caption(folder / "tokenizer")})
+    return conditioner, (CAPTION, {CAPTION: read_bert_caption(folder / "tokenizer", TOKENS)})
 
 
 def _write_model(
@@ -137,7 +255,7 @@ def _write_model(
 def _read_model(folder: Path, name: str = "diffusion_pytorch_model") -> tuple[dict[str, Any], dict[str, Tensor]]:
     path = folder / f"{name}.safetensors"
     try:
-        return _read_json(folder / "config.json"), load_file(path)
+        return read_json(folder / "config.json"), load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
 
@@ -145,13 +263,3 @@ def _read_model(folder: Path, name: str = "diffusion_pytorch_model") -> tuple[di
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable JSON file ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds {type(content).__name__}; it must be settings by name")
-    return content

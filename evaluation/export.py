@@ -43,31 +43,38 @@ def run(config: DictConfig) -> None:
 
 
 def _diffusers(folder: Path, loaded: LoadedRun) -> None:
-    from data.inputs.caption import Caption
-    from data.tokenizer import BertTokenizer
-    from evaluation.diffusers_folder import CAPTION, PipelineParts, write_pipeline
+    from evaluation.diffusers_folder import PipelineParts, write_pipeline
     from models.prediction import PREDICTIONS
 
-    image_model, caption = loaded.image_model, loaded.inputs.get(CAPTION)
+    image_model = loaded.image_model
     if image_model.prediction is not PREDICTIONS["epsilon"]:
         raise ValueError(f"task.prediction={loaded.config.task.prediction}: only epsilon can be exported")
-    if not isinstance(caption, Caption) or not isinstance(caption.tokenizer, BertTokenizer):
-        raise ValueError(f"inputs are {sorted(loaded.inputs)}: only captions through a BertTokenizer can be exported")
-    parts = PipelineParts(image_model.model, image_model.first_stage, image_model.schedule, caption.tokenizer)
-    write_pipeline(folder, parts, loaded.image_size)
+    write_pipeline(
+        folder,
+        PipelineParts(
+            image_model.model,
+            image_model.frozen,
+            image_model.first_stage,
+            image_model.schedule,
+            loaded.inputs,
+            loaded.image_size,
+        ),
+    )
 
 
 def _safetensors(folder: Path, loaded: LoadedRun) -> None:
-    from evaluation.diffusers_folder import caption_transformer, trained_autoencoder
+    from models.autoencoder import IdentityAutoencoder
     from models.interop import compvis
 
-    image_model, schedule = loaded.image_model, loaded.image_model.schedule
-    conditioner = caption_transformer(image_model.model)
-    text = {} if conditioner is None else compvis.state_dict(conditioner)
+    image_model = loaded.image_model
+    model, schedule, autoencoder = image_model.model, image_model.schedule, image_model.first_stage.autoencoder
+    conditioners = model.conditioners.by_input() | image_model.frozen.by_input()
+    if len(conditioners) > 1:
+        raise ValueError(f"the model has the conditioners {sorted(conditioners)}: published files have a place for one")
     checkpoint = compvis.Checkpoint(
-        unet=compvis.state_dict(image_model.model.unet),
-        first_stage=compvis.state_dict(trained_autoencoder(image_model.first_stage)),
-        conditioner={f"transformer.{name}": weights for name, weights in text.items()},
+        unet=compvis.state_dict(model.unet),
+        first_stage={} if isinstance(autoencoder, IdentityAutoencoder) else compvis.state_dict(autoencoder),
+        conditioner={k: v for c in conditioners.values() for k, v in compvis.conditioner_state_dict(c).items()},
         schedule={"betas": schedule.betas.float(), "alphas_cumprod": schedule.alpha_bar.float()},
         scale_factor=image_model.first_stage.scale,
     )

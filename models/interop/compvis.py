@@ -6,17 +6,25 @@ without a copy where they fit as they are: clone them if the state dict is used 
 ValueError for settings that it doesn't know or support, and for names and shapes that don't fit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.autoencoder import Autoencoder, AutoencoderKL, AutoencoderVQ
+from models.conditioners import Conditioner
 from models.conditioners.text_transformer import TextTransformer
+from models.interop import layers
 from models.interop.compvis_checkpoint import FIRST_STAGE, UNET, Checkpoint, below, load, save
-from models.interop.compvis_names import autoencoder_names, text_names, unet_names
-from models.interop.layers import Settings, exported, fill
+from models.interop.compvis_names import (
+    CONDITIONER_TEXT,
+    autoencoder_names,
+    conditioner_names,
+    text_names,
+    unet_names,
+)
+from models.interop.layers import Layer, Settings, exported
 from models.unet import UNet
 
 __all__ = [
@@ -25,6 +33,9 @@ __all__ = [
     "UNET",
     "Checkpoint",
     "below",
+    "conditioner_state_dict",
+    "fill",
+    "fill_conditioner",
     "first_stage",
     "load",
     "save",
@@ -34,8 +45,9 @@ __all__ = [
     "unused",
 ]
 
-TEXT_TRANSFORMER = "cond_stage_model.transformer."
+TEXT_TRANSFORMER = f"cond_stage_model.{CONDITIONER_TEXT}"
 HEAD = "to_logits."  # of the text transformer
+CLIP_POSITIONS = "text_model.embeddings.position_ids"  # the numbers 0, 1, 2 ...
 LOSS = "loss."  # of the first stage: adversary and perceptual network
 
 
@@ -67,7 +79,7 @@ def unet(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> UNet:
             dropout=settings.take("dropout", 0.0),
         )
     settings.finish()
-    fill(model, unet_names(model), state_dict)
+    fill(model, state_dict)
     return model
 
 
@@ -108,7 +120,7 @@ def first_stage(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> 
             model = AutoencoderVQ(
                 *shape, codebook_entries, z_channels, in_channels, 1, attention_levels, middle_attention
             )
-    fill(model, autoencoder_names(model), _without(LOSS, state_dict))
+    fill(model, state_dict)
     return model
 
 
@@ -131,30 +143,61 @@ def text_transformer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]
             head_width=settings.take("dim_head", 64),
         )
     settings.finish()
-    fill(model, text_names(model), _without(HEAD, state_dict))
+    fill(model, state_dict)
     return model
 
 
 def state_dict(model: UNet | Autoencoder | TextTransformer) -> dict[str, Tensor]:
-    """The model's weights under the published names and in the published shapes: undoes its importer.
+    """The model's weights under the published names and in the published shapes: undoes its importer, and `fill`.
 
     The names begin below the part's prefix. Tensors share the model's memory where they can: clone them to keep them.
     What the importer left out is carried beside the model: `state_dict(model) | unused(published)` is the whole part.
     Raises ValueError for what the format has no place for, such as a first stage's patch_size.
     """
-    if isinstance(model, UNet):
-        return exported(model, unet_names(model))
-    if isinstance(model, TextTransformer):
-        return exported(model, text_names(model))
-    if model.patch_size > 1:
-        raise ValueError(f"patch_size={model.patch_size}: published first stages have none; only 1 can be exported")
-    return exported(model, autoencoder_names(model))
+    return exported(model, _names(model))
+
+
+def fill(model: UNet | Autoencoder | TextTransformer, state_dict: Mapping[str, Tensor]) -> None:
+    """Puts a published part into a model of ours, as its importer does into the one that it builds."""
+    layers.fill(model, _names(model), _used(state_dict))
+
+
+def conditioner_state_dict(conditioner: Conditioner) -> dict[str, Tensor]:
+    """A conditioner's weights under the published names, which begin below `cond_stage_model.`; {} if it has none.
+
+    Raises ValueError for one that no published model has.
+    """
+    names = conditioner_names(conditioner)
+    return {} if names is None else exported(conditioner, names)
+
+
+def fill_conditioner(conditioner: Conditioner, state_dict: Mapping[str, Tensor]) -> None:
+    """Puts the entries below `cond_stage_model.` into a conditioner of ours: undoes `conditioner_state_dict`.
+
+    Raises ValueError for a conditioner that no published model has, and for names and shapes that don't fit.
+    """
+    names, weights = conditioner_names(conditioner), _used(state_dict)
+    if names is not None:
+        layers.fill(conditioner, names, weights)
+    elif weights:
+        raise ValueError(f"{type(conditioner).__name__} has no weights, and the checkpoint has {sorted(weights)}")
 
 
 def unused(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The entries of a part, named below its prefix, that no importer takes: a head or a training's loss."""
-    return {name: v for name, v in state_dict.items() if name.startswith((HEAD, LOSS))}
+    """The entries of a part, named below its prefix, that no importer takes: a head, numbers, or a training's loss."""
+    names = (HEAD, LOSS, f"{CONDITIONER_TEXT}{HEAD}", f"{CONDITIONER_TEXT}{CLIP_POSITIONS}")
+    return {name: v for name, v in state_dict.items() if name.startswith(names)}
 
 
-def _without(prefix: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: v for name, v in state_dict.items() if not name.startswith(prefix)}
+def _used(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: v for name, v in state_dict.items() if name not in unused(state_dict)}
+
+
+def _names(model: UNet | Autoencoder | TextTransformer) -> Iterator[Layer]:
+    if isinstance(model, UNet):
+        return unet_names(model)
+    if isinstance(model, TextTransformer):
+        return text_names(model)
+    if model.patch_size > 1:
+        raise ValueError(f"patch_size={model.patch_size}: published first stages have none; only 1 can be exported")
+    return autoencoder_names(model)

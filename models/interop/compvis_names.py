@@ -8,8 +8,15 @@ from torch import nn
 from models.attention import SelfAttentionBlock, SpatialTransformer
 from models.autoencoder import Autoencoder, AutoencoderVQ
 from models.autoencoder_layers import Attention, Downsample, Upsample
+from models.conditioners import Conditioner
+from models.conditioners.class_label import ClassLabel
+from models.conditioners.class_token import ClassToken
+from models.conditioners.clip_text import ClipText
+from models.conditioners.image import Image
+from models.conditioners.masked_image import MaskedImage
+from models.conditioners.spatial import SpatialRescaler
 from models.conditioners.text_transformer import TextTransformer
-from models.interop.layers import Layer, nested
+from models.interop.layers import Layer, nested, same_names
 from models.unet import Downsample as UNetDownsample
 from models.unet import ResidualBlock, Stage, UNet
 
@@ -65,6 +72,8 @@ AUTOENCODER_ATTENTION = (
     Layer("value", ("v",)),
     Layer("out", ("proj_out",)),
 )
+
+CONDITIONER_TEXT = "transformer."  # what a text encoder's names begin with, below `cond_stage_model.`
 
 
 def _attention(ours: str, theirs: str, attention: nn.Module) -> Iterator[Layer]:
@@ -150,3 +159,22 @@ def text_names(model: TextTransformer) -> Iterator[Layer]:
         yield from nested(f"blocks.{i}", f"attn_layers.layers.{2 * i}", TEXT_ATTENTION)
         yield from nested(f"blocks.{i}", f"attn_layers.layers.{2 * i + 1}", TEXT_FEED_FORWARD)
     yield Layer("norm", ("norm",))
+
+
+def conditioner_names(conditioner: Conditioner) -> Iterator[Layer] | None:
+    """Pairs of our and published layers of a conditioner, below `cond_stage_model.`; None if it has no weights there.
+
+    Raises ValueError for a conditioner that no published model has.
+    """
+    if isinstance(conditioner, TextTransformer):
+        layers = text_names(conditioner)
+        return (layer._replace(theirs=tuple(CONDITIONER_TEXT + path for path in layer.theirs)) for layer in layers)
+    if isinstance(conditioner, ClipText):
+        return same_names(conditioner.encoder, "encoder", f"{CONDITIONER_TEXT}text_model")
+    if isinstance(conditioner, ClassToken):
+        return iter([Layer("embedding", ("embedding",))])
+    if isinstance(conditioner, SpatialRescaler):
+        return iter([Layer("mix", ("channel_mapper",))])
+    if isinstance(conditioner, ClassLabel | Image | MaskedImage):  # a masked image is encoded by the first stage
+        return None
+    raise ValueError(f"{type(conditioner).__name__}: no published model has such a conditioner")

@@ -6,6 +6,7 @@ dict is used again. Each raises ValueError for settings that would compute somet
 shapes that don't fit.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,10 +14,25 @@ import torch
 from torch import Tensor
 
 from models.autoencoder import Autoencoder
-from models.conditioners.text_transformer import TextBlock, TextTransformer
+from models.conditioners import Conditioner
+from models.conditioners.class_token import ClassToken
+from models.conditioners.clip_text import ClipText
+from models.conditioners.text_transformer import TextTransformer
 from models.interop.diffusers_autoencoder import autoencoder_config, build_autoencoder
-from models.interop.diffusers_names import autoencoder_names, text_names, unet_names
+from models.interop.diffusers_names import autoencoder_names, unet_names
 from models.interop.diffusers_settings import Config
+from models.interop.diffusers_text import (
+    HEAD,
+    class_config,
+    class_token,
+    class_weights,
+    clip_config,
+    clip_text,
+    clip_weights,
+    text_config,
+    text_transformer,
+    text_weights,
+)
 from models.interop.diffusers_unet import build_unet, unet_config
 from models.interop.layers import exported, fill
 from models.latent_diffusion import FirstStage
@@ -25,6 +41,10 @@ from models.unet import UNet
 
 __all__ = [
     "autoencoder_config",
+    "class_config",
+    "class_token",
+    "clip_config",
+    "clip_text",
     "first_stage",
     "noise_schedule",
     "scheduler_config",
@@ -36,19 +56,9 @@ __all__ = [
     "unused",
 ]
 
-HEAD = "to_logits."
-TEXT_DEFAULTS: Config = {
-    "vocab_size": 30_522,
-    "max_position_embeddings": 77,
-    "d_model": 1280,
-    "encoder_ffn_dim": 5120,
-    "encoder_layers": 32,
-    "encoder_attention_heads": 8,
-    "head_dim": 64,
-    "activation_function": "gelu",
-    "scale_embedding": False,
-}
-"""What LDMBertConfig takes where a folder doesn't say."""
+OLD_ATTENTION = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.")
+TODAY = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Names of plain attention's layers in files from before diffusers 0.18, which many published folders are, and now."""
 SCHEDULER_DEFAULTS: Config = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
@@ -58,14 +68,14 @@ SCHEDULER_DEFAULTS: Config = {
     "prediction_type": "epsilon",
     "rescale_betas_zero_snr": False,
 }
-"""The same for DDIMScheduler and its like."""
+"""What DDIMScheduler and its like take where a folder doesn't say."""
 
 
 def unet(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> UNet:
     """The denoiser of a UNet2DConditionModel, or of a UNet2DModel."""
     with torch.device("meta"):  # no time or memory for weights that are replaced at once
         model = build_unet(config)
-    fill(model, unet_names(model), state_dict)
+    fill(model, unet_names(model), _renamed(state_dict))
     return model
 
 
@@ -73,49 +83,8 @@ def first_stage(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> 
     """The first stage of an AutoencoderKL, or of a VQModel; its scale is their scaling_factor."""
     with torch.device("meta"):
         model, scale = build_autoencoder(config)
-    fill(model, autoencoder_names(model), state_dict)
+    fill(model, autoencoder_names(model), _renamed(state_dict))
     return FirstStage(model, scale)
-
-
-def text_transformer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> TextTransformer:
-    """The conditioner of an LDMBertModel, without its head, which is never used; see `unused`."""
-    settings = {**TEXT_DEFAULTS, **config}
-    with torch.device("meta"):
-        model = TextTransformer(
-            vocabulary_size=settings["vocab_size"],
-            length=settings["max_position_embeddings"],
-            width=settings["d_model"],
-            depth=settings["encoder_layers"],
-            heads=settings["encoder_attention_heads"],
-            head_width=settings["head_dim"],
-        )
-    ours = text_config(model)
-    wrong = {key: settings[key] for key in TEXT_DEFAULTS if settings[key] != ours[key]}
-    if wrong:
-        raise ValueError(f"settings that can't be imported: {wrong}; only { ({key: ours[key] for key in wrong}) } can")
-    fill(model, text_names(model), {name: v for name, v in state_dict.items() if not name.startswith(HEAD)})
-    return model
-
-
-def text_config(model: TextTransformer) -> Config:
-    """Settings of the LDMBertModel that computes what this transformer does."""
-    block, width = model.blocks[0], model.tokens.embedding_dim
-    assert isinstance(block, TextBlock)
-    return {
-        "architectures": ["LDMBertModel"],
-        "model_type": "ldmbert",
-        "vocab_size": model.tokens.num_embeddings,
-        "max_position_embeddings": model.length,
-        "d_model": width,
-        "encoder_ffn_dim": 4 * width,
-        "encoder_layers": len(model.blocks),
-        "encoder_attention_heads": block.attention.heads,
-        "head_dim": block.attention.query.out_features // block.attention.heads,
-        "activation_function": "gelu",
-        "scale_embedding": False,
-        "dropout": 0.0,
-        "pad_token_id": 0,
-    }
 
 
 def noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
@@ -162,21 +131,31 @@ def scheduler_config(schedule: NoiseSchedule) -> Config:
     }
 
 
-def state_dict(model: UNet | Autoencoder | TextTransformer) -> dict[str, Tensor]:
+def state_dict(model: UNet | Autoencoder | Conditioner) -> dict[str, Tensor]:
     """The model's weights under the names and in the shapes of diffusers' model: undoes its importer.
 
     LDMBertModel has a head that it never uses. It gets zeros, and `state_dict(model) | unused(original)` has the
-    original's. Tensors share the model's memory where they can: clone them to keep them.
+    original's. Tensors share the model's memory where they can: clone them to keep them. Raises ValueError for a
+    conditioner that has no place there.
     """
     if isinstance(model, UNet):
         return exported(model, unet_names(model))
+    if isinstance(model, Autoencoder):
+        return exported(model, autoencoder_names(model))
     if isinstance(model, TextTransformer):
-        tokens = model.tokens.weight
-        head = {f"{HEAD}weight": torch.zeros_like(tokens), f"{HEAD}bias": tokens.new_zeros(len(tokens))}
-        return exported(model, text_names(model)) | head
-    return exported(model, autoencoder_names(model))
+        return text_weights(model)
+    if isinstance(model, ClipText):
+        return clip_weights(model)
+    if isinstance(model, ClassToken):
+        return class_weights(model)
+    raise ValueError(f"{type(model).__name__}: diffusers has no such model")
 
 
 def unused(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The entries that no importer takes: the head of an LDMBertModel."""
     return {name: v for name, v in state_dict.items() if name.startswith(HEAD)}
+
+
+def _renamed(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Under today's names."""
+    return {OLD_ATTENTION.sub(lambda m: f"{m[1]}.{TODAY[m[2]]}.", name): v for name, v in state_dict.items()}

@@ -67,6 +67,8 @@ def unet_names(model: UNet) -> Iterator[Layer]:
     """Pairs of our layers and those of UNet2DConditionModel, or of UNet2DModel for a UNet without context."""
     yield Layer("time_embedding.linear_1", ("time_embedding.linear_1",))
     yield Layer("time_embedding.linear_2", ("time_embedding.linear_2",))
+    if model.classes is not None:
+        yield Layer("time_embedding.classes", ("class_embedding",))
     yield Layer("stem", ("conv_in",))
     level = number = 0
     for i, stage in enumerate(model.down):

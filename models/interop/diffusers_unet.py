@@ -74,8 +74,6 @@ def unet_config(model: UNet) -> Config:
 
     Raises ValueError, naming the setting, when there is none.
     """
-    if model.classes is not None:
-        raise ValueError(f"classes={model.classes}: a class embedding can't be exported to diffusers")
     levels = _levels(model)
     residuals = [stage.residual for stages in levels for stage in stages]
     attentions = [[stage.attention for stage in stages if stage.attention is not None] for stages in levels]
@@ -90,6 +88,7 @@ def unet_config(model: UNet) -> Config:
         "layers_per_block": len(levels[0]),
         "norm_num_groups": group_count(model),
         "dropout": residuals[0].dropout.p,
+        "num_class_embeds": model.classes,
         "resnet_time_scale_shift": "scale_shift" if residuals[0].scale_shift_norm else "default",
     }
     if model.context_width is None:
@@ -147,6 +146,7 @@ def build_unet(config: Mapping[str, Any]) -> UNet:
         transformer_depth=given["transformer_layers_per_block"],
         resblock_updown=not conditional and given["downsample_type"] == "resnet",
         scale_shift_norm=given["resnet_time_scale_shift"] == "scale_shift",
+        classes=given["num_class_embeds"],
         dropout=given["dropout"],
     )
     if conditional:  # levels without attention may say anything

@@ -52,6 +52,13 @@ def nested(ours: str, theirs: str, layers: Iterable[Layer]) -> Iterator[Layer]:
         yield layer._replace(ours=f"{ours}.{layer.ours}", theirs=paths)
 
 
+def same_names(module: nn.Module, ours: str, theirs: str) -> Iterator[Layer]:
+    """The layers of a module that lies below `ours`, each called the same over there, below `theirs`."""
+    for path, layer in module.named_modules():
+        if isinstance(getattr(layer, "weight", None), Tensor):
+            yield Layer(f"{ours}.{path}", (f"{theirs}.{path}",))
+
+
 def exported(model: nn.Module, layers: Iterable[Layer]) -> dict[str, Tensor]:
     """The model's weights under foreign names and in foreign shapes; they share the model's memory where they can.
 
@@ -102,7 +109,7 @@ def fill(model: nn.Module, layers: Iterable[Layer], state_dict: Mapping[str, Ten
 def _check_names(wanted: list[str], state_dict: Mapping[str, Tensor]) -> None:
     missing = sorted(set(wanted) - state_dict.keys())
     surplus = sorted(state_dict.keys() - set(wanted))
-    if len(missing) == len(wanted):
+    if wanted and len(missing) == len(wanted):
         raise ValueError(
             f"the checkpoint has none of the model's {len(wanted)} entries, such as {missing[0]}; its own are such as "
             f"{surplus[:3]}: check the prefix"

@@ -1,6 +1,9 @@
 """A model small enough to draw in milliseconds, and a run folder that holds it."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,7 +94,7 @@ def tiny_config(folder: Path) -> DictConfig:
     )
 
 
-def write_checkpoint(folder: Path, parameters: dict[str, torch.Tensor]) -> None:
+def write_checkpoint(folder: Path, parameters: dict[str, torch.Tensor], latent_scale: float) -> None:
     """A complete checkpoint of one rank whose moving average is half of its weights."""
     folder.mkdir(parents=True)
     tensors, entries = {}, {}
@@ -107,23 +110,29 @@ def write_checkpoint(folder: Path, parameters: dict[str, torch.Tensor]) -> None:
         world=1,
         engines={"model": EngineEntry(STEP, entries)},
         files={path.name: FileEntry(path.stat().st_size, sha256_of(path))},
-        extra={"latent_scale": LATENT_SCALE},
+        extra={"latent_scale": latent_scale},
     )
     (folder / "manifest.json").write_text(manifest.to_json())
 
 
 def write_run(config: DictConfig) -> Path:
-    """The run folder that the configuration names: with its configuration, first stage and a checkpoint."""
+    """The run folder that the configuration names: with its configuration, frozen weights and a checkpoint."""
     folder = Path(config.run.folder)
     folder.mkdir(parents=True)
     OmegaConf.save(config, folder / "config.yaml")
     torch.manual_seed(0)
-    save_first_stage(instantiate(config.first_stage.autoencoder).state_dict(), folder / "first_stage.safetensors")
+    if config.first_stage.weights is not None:
+        save_first_stage(instantiate(config.first_stage.autoencoder).state_dict(), Path(config.first_stage.weights))
+    for name, conditioner in config.frozen_conditioners.items():
+        weights = instantiate(conditioner).encoder.state_dict()
+        weights["final_layer_norm.weight"] *= 8  # so that captions matter
+        save_file(weights, config.frozen_weights[name])
     model = instantiate(config.model)
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:  # also those that begin at zero, so that captions matter
             torch.nn.init.normal_(parameter, std=1.0 if name.startswith("conditioner") else 0.1)
-    write_checkpoint(folder / "checkpoints" / folder_name(STEP), dict(model.state_dict()))
+    scale = 1.0 if config.first_stage.weights is None else LATENT_SCALE
+    write_checkpoint(folder / "checkpoints" / folder_name(STEP), dict(model.state_dict()), scale)
     return folder
 
 
@@ -133,11 +142,98 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tiny_config(tmp_path_factory.mktemp("run") / "tiny"))
 
 
+KL_F8 = {"channel_multipliers": [1, 1, 1, 1]}
+VQ_F4 = {
+    "_target_": "models.autoencoder.AutoencoderVQ", "channel_multipliers": [1, 1, 1], "latent_channels": 3,
+    "codebook_entries": 32,
+}  # fmt: skip
+PLAIN_UNET = {"context_width": None, "heads": None, "head_channels": 16}
+CLASSES = "data.inputs.label.Label"
+KINDS: dict[str, dict[str, Any]] = {
+    # What diffusers' pipeline takes for granted: 77 tokens.
+    "captions": {
+        "inputs": {"caption": {"tokenizer": {"length": 77}}},
+        "model": {"conditioners": {"caption": {"length": 77}}},
+        "first_stage": {"autoencoder": KL_F8},
+    },
+    "clip": {
+        "inputs": {
+            "caption": {"tokenizer": {"_target_": "data.clip_tokenizer.ClipTokenizer", "length": 77, "padding": "end"}}
+        },
+        "frozen_conditioners": {
+            "caption": {
+                "_target_": "models.conditioners.clip_text.ClipText",
+                "encoder": {
+                    "_target_": "models.conditioners.clip_text.clip_text_encoder",
+                    "width": 16,
+                    "depth": 2,
+                    "heads": 2,
+                },
+            }
+        },
+        "model": {"conditioners": {"caption": None}},
+        "first_stage": {"autoencoder": KL_F8},
+    },
+    "class tokens": {
+        "inputs": {"caption": None, "label": {"_target_": CLASSES, "classes": 10}},
+        "model": {
+            "unet": {"in_channels": 3, "out_channels": 3},
+            "conditioners": {
+                "caption": None,
+                "label": {"_target_": "models.conditioners.class_token.ClassToken", "classes": 11, "width": 16},
+            },
+        },
+        "first_stage": {"autoencoder": VQ_F4},
+    },
+    "embedded classes": {
+        "inputs": {"caption": None, "label": {"_target_": CLASSES, "classes": 1000}},
+        "model": {
+            # By scale and shift, classes reach levels of width 32.
+            "unet": {**PLAIN_UNET, "in_channels": 3, "out_channels": 3, "classes": 1001, "scale_shift_norm": True},
+            "conditioners": {"caption": None, "label": {"_target_": "models.conditioners.class_label.ClassLabel"}},
+        },
+        "first_stage": {"autoencoder": VQ_F4},
+    },
+    "unconditional": {
+        "inputs": {"caption": None},
+        "model": {"unet": {**PLAIN_UNET, "in_channels": 3, "out_channels": 3}, "conditioners": {"caption": None}},
+        "first_stage": {"autoencoder": VQ_F4},
+    },
+    "unconditional KL": {
+        "inputs": {"caption": None},
+        "model": {"unet": PLAIN_UNET, "conditioners": {"caption": None}},
+    },
+    "pixels": {
+        "inputs": {"caption": None},
+        "model": {"unet": {**PLAIN_UNET, "in_channels": 3, "out_channels": 3}, "conditioners": {"caption": None}},
+        "first_stage": {"weights": None, "autoencoder": None},
+        "data": {"image_size": 16},
+    },
+}
+"""What runs of each kind have otherwise than tiny_config; None takes a part out."""
+
+
 @pytest.fixture(scope="session")
-def pipeline_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As tiny_run, with what diffusers' pipeline takes for granted: 77 tokens, and images 8 times a latent's size."""
-    config = tiny_config(tmp_path_factory.mktemp("run") / "pipeline")
-    config.inputs.caption.tokenizer.length = config.model.conditioners.caption.length = 77
-    config.first_stage.autoencoder.channel_multipliers = [1, 1, 1, 1]
-    config.data.image_size = 64
-    return write_run(config)
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The run folder of each of KINDS, made when it is asked for. Read only."""
+
+    @cache
+    def made(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp("run") / kind.replace(" ", "_")
+        config = OmegaConf.merge(tiny_config(folder), {"data": {"image_size": 64}}, KINDS[kind])
+        assert isinstance(config, DictConfig)
+        for part in (config.inputs, config.model.conditioners):
+            for name in [name for name in part if part[name] is None]:
+                del part[name]
+        if config.first_stage.autoencoder is None:
+            config.first_stage.autoencoder = {"_target_": "models.autoencoder.IdentityAutoencoder"}
+        config.frozen_weights = {name: str(folder / f"{name}.safetensors") for name in config.frozen_conditioners}
+        return write_run(config)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def pipeline_run(kinds: Callable[[str], Path]) -> Path:
+    """A run that draws from captions, and that diffusers has a pipeline for."""
+    return kinds("captions")

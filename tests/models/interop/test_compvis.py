@@ -1,11 +1,19 @@
 """A published checkpoint computes here what it computed there."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
 from models.autoencoder import AutoencoderKL, AutoencoderVQ
+from models.conditioners import Conditioner
+from models.conditioners.class_token import ClassToken
+from models.conditioners.clip_text import ClipText, clip_text_encoder
+from models.conditioners.image import Image
+from models.conditioners.open_clip_text import OpenClipText, open_clip_text_encoder
+from models.conditioners.spatial import SpatialRescaler
+from models.conditioners.text_transformer import TextTransformer
 from models.interop import compvis
 from models.unet import UNet
 
@@ -142,6 +150,38 @@ def test_the_released_layout_transformer_fits_name_by_name(golden: Any) -> None:
     back = compvis.state_dict(transformer) | compvis.unused(published)
     assert sum(tensor.numel() for tensor in back.values()) == released["params"]
     assert shapes(back) == shapes(published)
+
+
+CLIP = "transformer.text_model."
+CONDITIONERS: dict[str, tuple[Callable[[], Conditioner], dict[str, list[int]]]] = {
+    "class": (lambda: ClassToken(1001, 512), {"embedding.weight": [1001, 512]}),
+    "semantic map": (lambda: SpatialRescaler(182, 3, 2), {"channel_mapper.weight": [3, 182, 1, 1]}),
+    "image": (Image, {}),
+    "layout": (
+        lambda: TextTransformer(50, 7, 16, 1, 2),
+        {"transformer.token_emb.weight": [50, 16], "transformer.attn_layers.layers.1.1.net.2.weight": [16, 64]},
+    ),
+    "clip": (
+        lambda: ClipText(clip_text_encoder(16, 2, 2, vocabulary_size=50)),
+        {f"{CLIP}embeddings.token_embedding.weight": [50, 16], f"{CLIP}encoder.layers.1.mlp.fc2.weight": [16, 64]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONDITIONERS)
+def test_conditioners_go_both_ways_under_published_names(name: str) -> None:
+    build, published = CONDITIONERS[name]
+    torch.manual_seed(0)
+    ours, again = build(), build()
+    weights = compvis.conditioner_state_dict(ours)
+    assert published.items() <= shapes(weights).items()
+    unused = {f"{CLIP}embeddings.position_ids": torch.arange(77)[None], "transformer.to_logits.bias": torch.zeros(50)}
+    compvis.fill_conditioner(again, weights | unused)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in ours.state_dict().items())
+    with pytest.raises(ValueError, match="surplus"):
+        compvis.fill_conditioner(again, {**weights, "surplus.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match="OpenClipText: no published model"):
+        compvis.conditioner_state_dict(OpenClipText(open_clip_text_encoder(16, 2, 2)))
 
 
 IMPORTERS = {
