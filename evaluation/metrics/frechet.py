@@ -9,9 +9,7 @@ from scipy.linalg import lapack
 from torch import Tensor
 
 ACCURACY = 1e-7
-"""Relative, of a distance: the quick way is taken where it is sure to be as accurate."""
-ROUNDING = 8.0
-"""Rounding errors of the largest eigenvalue that another may be off by."""
+"""Relative, of a distance: the quick way is taken where it is expected to be as accurate."""
 
 
 class FeatureStatistics:
@@ -120,13 +118,13 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 
 
 def _sum_of_singular_values(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of a matrix's singular values, as roots of the eigenvalues of its square, and a bound of its error.
+    """Sum of a matrix's singular values, as roots of the eigenvalues of its square, and the error to expect of it.
 
-    Several times faster than a singular value decomposition; but rounding changes every eigenvalue by as much as the
-    largest has of it, which is much where a small one's root is taken.
+    Several times faster than a singular value decomposition; but each eigenvalue is off by the rounding of the
+    largest, independently of the others, which is much where a small one's root is taken.
     """
     square = matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix
     eigenvalues = torch.linalg.eigvalsh(square).clamp_min(0)
-    rounding = ROUNDING * torch.finfo(torch.float64).eps * eigenvalues[-1]
+    rounding = torch.finfo(torch.float64).eps * eigenvalues[-1]
     roots = eigenvalues.sqrt()
-    return roots.sum(), torch.minimum(rounding / roots, rounding.sqrt()).sum()
+    return roots.sum(), torch.minimum(rounding / roots, rounding.sqrt()).norm()

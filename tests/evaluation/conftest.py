@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
 from evaluation.first_stage import save_first_stage
+from tests.evaluation.networks import Projection
 from training.checkpoint_files import (
     EngineEntry,
     FileEntry,
@@ -125,6 +126,12 @@ def write_run(config: DictConfig) -> Path:
             torch.nn.init.normal_(parameter, std=1.0 if name.startswith("conditioner") else 0.1)
     write_checkpoint(folder / "checkpoints" / folder_name(STEP), dict(model.state_dict()))
     return folder
+
+
+@pytest.fixture
+def projection() -> Projection:
+    """A feature network that takes no time."""
+    return Projection()
 
 
 @pytest.fixture(scope="session")
