@@ -51,6 +51,11 @@ class HeldOut:
         self._storage, self._inputs, self._protocol = storage, inputs, protocol
         self._batch_size, self._workers = batch_size, workers
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the shards that the samples come from, wherever they lie."""
+        return self._index.fingerprint
+
     def batches(self, rank: int, world: int) -> Iterator[Batch]:
         """This rank's share; batch.numbers lie in [0, protocol.captions). The last batch may be smaller."""
         loader = Loader(

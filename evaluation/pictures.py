@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -15,6 +17,16 @@ def to_uint8(images: Tensor) -> Tensor:
     """float [B, 3, H, W] in [-1, 1] (clamped) -> uint8 of the same shape, rounded to nearest."""
     # In place on one copy: images of many megapixels come along.
     return images.float().clamp(-1, 1).add_(1).mul_(127.5).round_().to(torch.uint8)
+
+
+def through_jpeg(images: Tensor, quality: int = 95) -> Tensor:
+    """What is left of uint8 [B, 3, H, W] after it was written as JPEG files and read again."""
+    read = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).cpu().contiguous().numpy()).save(file, "JPEG", quality=quality)
+        read.append(torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1))
+    return torch.stack(read)
 
 
 def write_png(path: Path, image: Tensor, text: dict[str, str] | None = None) -> None:

@@ -4,30 +4,72 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-PRECISIONS = ("float32", "bfloat16")
-SPACINGS = ("leading", "trailing")
+if TYPE_CHECKING:
+    from models.samplers import Sampler
+
+Spacing = Literal["leading", "trailing"]
+SamplerName = Literal["ddim", "ddpm", "plms", "dpm_solver"]
+Draws = Literal["samples", "reconstructions"]
+ReferenceKind = Literal["originals", "file"]
+PictureFile = Literal["png", "jpeg95"]
+Weights = Literal["ema", "raw"]
+CHOICES = {
+    "precision": ("float32", "bfloat16"),
+    "spacing": get_args(Spacing),
+    "sampler": get_args(SamplerName),
+    "draws": get_args(Draws),
+    "reference": get_args(ReferenceKind),
+    "picture_file": get_args(PictureFile),
+    "weights": get_args(Weights),
+}
+# Settings that came after the first protocols, with what was done before there was a choice.
+CAME_LATER: dict[str, Any] = {
+    "spacing": "leading",
+    "sampler": "ddim",
+    "eta": 0.0,
+    "draws": "samples",
+    "reference": "originals",
+    "picture_file": "png",
+    "weights": "ema",
+    "data_sha256": None,
+    "features_sha256": None,
+    "metrics": {},
+}
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """An evaluation of text-to-image sampling.
+    """An evaluation of images that a model draws, or that its first stage restores.
 
     Args:
         name: short name, part of file names.
         data: the captions and images that are meant, in words.
         features: feature network, see evaluation.features.load_features.
-        captions: number of captions, one image generated for each.
-        seed: picks the captions; seed of image n is seed * 2^32 + n.
-        image_size: height and width of generated and real images in pixels.
-        sampler_steps: DDIM steps, eta 0.
-        spacing: of DDIM's timesteps: leading, as published, or trailing (Lin et al. 2024), which begins at the last.
+        captions: number of captions, or of whatever else is drawn from; one image is generated for each.
+        seed: picks the samples and their captions; seed of image n is seed * 2^32 + n.
+        image_size: height and width of generated and real images in pixels; real ones have their shorter side scaled
+            to it, and are cut to their middle.
+        sampler_steps: of the sampler.
         guidance_scale: classifier-free guidance; 1 is without.
         precision: arithmetic of denoiser and decoder, float32 or bfloat16 (autocast).
         splits: parts of the Inception score.
-        paper: published numbers of this protocol, each {"name", "frechet", "score"}; not part of the hash.
+        spacing: of DDIM's timesteps: leading, as published, or trailing (Lin et al. 2024), which begins at the last.
+        sampler: one of models.samplers.
+        eta: of DDIM; 0 is deterministic.
+        draws: samples of the diffusion model, or reconstructions by the first stage.
+        reference: what the images are compared with: their own originals, or a file of what was kept of others.
+        picture_file: the file that generated images pass through: png, which changes nothing, or jpeg95.
+        weights: the moving average, ema, or those of the last step, raw.
+        data_sha256: fingerprint that the samples' shards must have; None: any, which the result tells.
+        features_sha256: sha256 of the feature network's weights; None: those that its measures are named after.
+        metrics: further ones, by name, each with the settings of its file in conf/metric.
+        paper: published numbers of this protocol, each {"name", "frechet", "score"} and, for further metrics, "others",
+            {name: number}; not part of the hash.
 
     Raises ValueError on values out of range.
     """
@@ -42,7 +84,16 @@ class Protocol:
     guidance_scale: float
     precision: str = "float32"
     splits: int = 10
-    spacing: Literal["leading", "trailing"] = "leading"
+    spacing: Spacing = "leading"
+    sampler: SamplerName = "ddim"
+    eta: float = 0.0
+    draws: Draws = "samples"
+    reference: ReferenceKind = "originals"
+    picture_file: PictureFile = "png"
+    weights: Weights = "ema"
+    data_sha256: str | None = None
+    features_sha256: str | None = None
+    metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     paper: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -52,24 +103,58 @@ class Protocol:
             raise ValueError(f"captions is {self.captions}; it must be at least {max(2, self.splits)}")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed is {self.seed}; it must be 0 to 2^31 - 1")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
-        if self.spacing not in SPACINGS:
-            raise ValueError(f"spacing is {self.spacing!r}; choose one of {', '.join(SPACINGS)}")
+        for key, choices in CHOICES.items():
+            if getattr(self, key) not in choices:
+                raise ValueError(f"{key} is {getattr(self, key)!r}; choose one of {', '.join(choices)}")
         if self.guidance_scale < 0:
             raise ValueError(f"guidance_scale is {self.guidance_scale}; it must be 0 or more")
+        if self.eta < 0:
+            raise ValueError(f"eta is {self.eta}; it must be 0 or more")
+        for name, settings in self.metrics.items():
+            if not isinstance(settings, Mapping) or "_target_" not in settings:
+                raise ValueError(f"metrics.{name} is {settings!r}; give the settings of a file in conf/metric")
+        if self.sampler != "ddim" and (self.eta != 0 or self.spacing != "leading"):
+            raise ValueError(f"sampler is {self.sampler!r}; eta and spacing are settings of ddim, leave them out")
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Protocol:
+        """The protocol of a file in conf/protocol; its metrics stay settings, which its card tells.
+
+        config: composed; as it stands in the file, it has no metrics. Raises ValueError on values out of range.
+        """
+        from hydra.errors import InstantiationException
+        from hydra.utils import instantiate
+
+        try:
+            given = {key: value for key, value in config.items() if key != "defaults"}
+            protocol: Protocol = instantiate(given, _convert_="all", _recursive_=False)
+        except InstantiationException as error:
+            raise ValueError(str(error.__cause__ or error)) from error
+        return protocol
 
     def image_seed(self, number: int) -> int:
         """Seed of generated image `number`, the same for any number of ranks and any batch size."""
         return (self.seed << 32) + number
+
+    def build_sampler(self) -> Sampler:
+        """The sampler with its settings."""
+        from models.samplers.ddim import ddim
+        from models.samplers.ddpm import ddpm
+        from models.samplers.dpm_solver import dpm_solver
+        from models.samplers.plms import plms
+
+        if self.sampler == "ddim":
+            return partial(ddim, eta=self.eta, spacing=self.spacing)
+        return {"ddpm": ddpm, "plms": plms, "dpm_solver": dpm_solver}[self.sampler]
 
     def card(self) -> dict[str, Any]:
         """Every setting that a number depends on, as plain values.
 
         One that came later is in it only where it differs from what was always done: old hashes stay true.
         """
-        always = {"spacing": "leading"}
-        return {k: v for k, v in asdict(self).items() if k != "paper" and not (k in always and v == always[k])}
+        card = asdict(self)
+        del card["paper"]
+        return {key: value for key, value in card.items() if key not in CAME_LATER or value != CAME_LATER[key]}
 
     @property
     def hash(self) -> str:

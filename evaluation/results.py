@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from evaluation.errors import EvaluationError
 
 FOLDER = "evaluation"
 
@@ -14,9 +16,11 @@ FOLDER = "evaluation"
 class Result:
     """One evaluation of one set of weights.
 
-    Two results can be compared when their `protocol_hash` and measured features are equal.
+    Two results can be compared when `evaluation.compare.differences` finds none: when protocol, weights, networks and
+    data are equal.
     measured: the fields of evaluation.measure.Measured. paper: published numbers of the same protocol,
-    each {"name", "frechet", "score"}.
+    each {"name", "frechet", "score", "others"}. data: fingerprints of the samples' shards and of the kept reference,
+    where they are known.
     """
 
     step: int
@@ -26,6 +30,7 @@ class Result:
     measured: dict[str, Any]
     seconds: float
     paper: list[dict[str, Any]]
+    data: dict[str, str | None] = field(default_factory=dict)
 
 
 def write_result(run_folder: Path, result: Result) -> Path:
@@ -38,7 +43,17 @@ def write_result(run_folder: Path, result: Result) -> Path:
     return path
 
 
+def read_result(path: Path) -> Result:
+    """The result in a file. Raises EvaluationError when there is none."""
+    try:
+        return Result(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise EvaluationError(
+            f"{path} is no result of `ldm evaluate`: {error}; give a file of a run's folder evaluation/"
+        ) from error
+
+
 def read_results(run_folder: Path) -> list[Result]:
     """All results in the run folder, by protocol and step."""
-    results = [Result(**json.loads(path.read_text())) for path in (run_folder / FOLDER).glob("*-step*.json")]
+    results = [read_result(path) for path in (run_folder / FOLDER).glob("*-step*.json")]
     return sorted(results, key=lambda result: (result.protocol["name"], result.protocol_hash, result.step))

@@ -87,13 +87,13 @@ def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> 
     return LoadedRun(config, image_model, inputs, manifest.step, config.data.image_size)
 
 
-def read_config(folder: Path) -> DictConfig:
-    """The configuration of a diffusion run. Raises EvaluationError when there is none, or of another task."""
+def read_config(folder: Path, tasks: tuple[str, ...] = ("diffusion",)) -> DictConfig:
+    """The configuration of a run of one of these tasks. Raises EvaluationError when there is none, or of another."""
     path = folder / "config.yaml"
     if not path.exists():
         raise EvaluationError(f"run={folder}: there is no config.yaml; give the folder that `ldm train` made")
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
-    if config.task.name != "diffusion":
+    if config.task.name not in tasks:
         raise EvaluationError(f"run={folder}: its task is {config.task.name}; only a diffusion run draws pictures")
     return config

@@ -1,12 +1,17 @@
-"""Weights of a frozen module, from a safetensors file."""
+"""Weights of a frozen module, from a safetensors file; weights of other people's networks, whose hash is checked."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import fsspec
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor, nn
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -58,3 +63,41 @@ def fill(module: nn.Module, stored: dict[str, Tensor], path: str | None, key: st
     module.load_state_dict(
         {n: tensor.float() if tensor.is_floating_point() else tensor for n, tensor in stored.items()}
     )
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A network's state dict, and the sha256 of the file that it came from."""
+
+    state: dict[str, Tensor]
+    sha256: str
+
+
+def read_weights_file(location: str, sha256: str | None) -> WeightsFile:
+    """The state dict at a path or URL, written by torch.save or as safetensors. Nothing else than tensors is loaded.
+
+    sha256: that the file must have; None: any. Raises ValueError when it can't be read, has another hash, or holds
+    something else.
+    """
+    try:
+        with fsspec.open(location, "rb") as file:
+            data: bytes = file.read()
+    except (OSError, ValueError, ImportError) as error:
+        raise ValueError(f"cannot read weights at {location}: {error}") from error
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise ValueError(
+            f"the weights at {location} have the sha256 {found} and not {sha256}: they are other weights, or were not "
+            "read to their end. Get the right ones, or name that hash in the protocol, which makes it another"
+        )
+    try:
+        state = (
+            load(data)
+            if location.endswith(".safetensors")
+            else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # torch.load has no exception type of its own
+        raise ValueError(f"{location} does not hold a plain state dict of tensors: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{location} does not hold a plain state dict of tensors")
+    return WeightsFile(state, found)

@@ -46,14 +46,25 @@ class PerceptualLoss(nn.Module):
 
         Differentiable in both. Raises ValueError for other shapes.
         """
+        return self.distances(x, y)[0]
+
+    def distances(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The distance of `forward`, and the one whose heads weigh all channels alike: float [B] each.
+
+        The latter is the sum over layers of 1 - cosine, averaged over positions (Zhang et al. 2018, Sec. 3).
+        """
         if x.shape != y.shape or x.ndim != 4 or x.shape[1] != 3 or min(x.shape[2:]) < 16:
             raise ValueError(
                 f"images have shapes {list(x.shape)} and {list(y.shape)}: give two [B, 3, H, W] of one shape "
                 "with H and W at least 16"
             )
         # One by one, so that no gradient is computed for the image that needs none.
-        pairs = zip(self._features(x), self._features(y), self.heads, strict=True)
-        return torch.stack([F.conv2d((a - b).square(), head).mean((1, 2, 3)) for a, b, head in pairs]).sum(0)
+        weighted, alike = [], []
+        for a, b, head in zip(self._features(x), self._features(y), self.heads, strict=True):
+            squares = (a - b).square()
+            weighted.append(F.conv2d(squares, head).mean((1, 2, 3)))
+            alike.append(squares.sum(1).mean((1, 2)) / 2)
+        return torch.stack(weighted).sum(0), torch.stack(alike).sum(0)
 
     def _features(self, x: Tensor) -> list[Tensor]:
         """Unit feature vectors before each pooling and at the end: five of float [B, C_i, H/2^i, W/2^i]."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,14 +19,15 @@ from evaluation.features import load_features
 from evaluation.gallery import read_final_samples, write_final_samples, write_step_samples
 from evaluation.generate import ImageModel, generate
 from evaluation.measure import Measured, measure
-from evaluation.metrics.reconstruction import psnr, ssim
+from evaluation.metrics.metric import Pictures
+from evaluation.metrics.psnr import psnr
+from evaluation.metrics.ssim import ssim
 from evaluation.pictures import to_uint8
 from evaluation.protocol import Protocol
 from evaluation.results import Result, read_results, write_result
 from models.autoencoder import Autoencoder
 from models.latent_diffusion import LatentDiffusion
 from models.samplers import Sampler
-from models.samplers.ddim import ddim
 from training.distributed import Distributed
 from training.progress import Bar
 from training.tasks.autoencoder import AutoencoderTask
@@ -177,16 +177,16 @@ class DiffusionMonitor:
         started = time.monotonic()
         features = load_features(protocol.features, device=self.ranks.device)
         count = min(protocol.captions, len(self.held_out))
-        # With fewer samples than the protocol asks for it is another protocol, and its hash must say so.
-        protocol = dataclasses.replace(protocol, captions=count)
+        # With fewer samples or metrics than the protocol asks for it is another protocol, and its hash must say so.
+        protocol = dataclasses.replace(protocol, captions=count, metrics={})
         mine = list(range(self.ranks.rank, count, self.ranks.world))
         measured = measure(
             self._generated(protocol, mine, step),
-            (self.held_out.images[i : i + 1] for i in mine),
+            (Pictures(torch.tensor([i]), self.held_out.images[i : i + 1]) for i in mine),
             features,
             count,
             protocol.splits,
-            self.ranks.all_reduce_sum,
+            ranks=self.ranks,
         )
         if self.ranks.is_main:
             seconds = time.monotonic() - started
@@ -194,15 +194,15 @@ class DiffusionMonitor:
             write_result(self.folder, Result(step, "ema", card, protocol.hash, measured.as_dict(), seconds, paper))
         return measured
 
-    def _generated(self, protocol: Protocol, mine: list[int], step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _generated(self, protocol: Protocol, mine: list[int], step: int) -> Iterator[Pictures]:
         with Bar(f"measure step {step}", len(mine), self.ranks.is_main) as bar:
             for start in range(0, len(mine), MEASURE_BATCH):
                 numbers = mine[start : start + MEASURE_BATCH]
                 seeds = [protocol.image_seed(n) for n in numbers]
-                sampler = partial(ddim, spacing=protocol.spacing)
-                images = self._sample(numbers, sampler, protocol.sampler_steps, protocol.guidance_scale, seeds)
+                steps, scale = protocol.sampler_steps, protocol.guidance_scale
+                images = self._sample(numbers, protocol.build_sampler(), steps, scale, seeds)
                 bar.advance(len(numbers))
-                yield torch.tensor(numbers), images
+                yield Pictures(torch.tensor(numbers), images)
 
     def _sample(
         self, numbers: list[int], sampler: Sampler, steps: int, guidance_scale: float, seeds: list[int] | None = None

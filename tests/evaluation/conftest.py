@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
 from evaluation.first_stage import save_first_stage
+from tests.evaluation.networks import Projection
 from training.checkpoint_files import (
     EngineEntry,
     FileEntry,
@@ -134,6 +135,12 @@ def write_run(config: DictConfig) -> Path:
     scale = 1.0 if config.first_stage.weights is None else LATENT_SCALE
     write_checkpoint(folder / "checkpoints" / folder_name(STEP), dict(model.state_dict()), scale)
     return folder
+
+
+@pytest.fixture
+def projection() -> Projection:
+    """A feature network that takes no time."""
+    return Projection()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ from PIL import Image
 from data.sources import HELD_OUT
 from data.sources.openmoji import OpenMoji
 from evaluation.first_stage import load_first_stage
-from evaluation.metrics.reconstruction import psnr, ssim
+from evaluation.metrics.psnr import psnr
+from evaluation.metrics.ssim import ssim
 from evaluation.pictures import to_uint8
 from tests.conftest import PROJECT
 from tests.training.runs import composed

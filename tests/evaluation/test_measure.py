@@ -1,45 +1,40 @@
 """Laws of measuring: shares add up to the whole, and nothing is left out or counted twice."""
 
-import threading
+import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from evaluation.features import MeasureNames
-from evaluation.measure import Measured, measure, reference_statistics
-
-
-class Projection:
-    """A cheap feature network: fixed random projections of the pixels."""
-
-    name = "projection"
-    description = "random projection"
-    names = MeasureNames("distance", "score")
-    width, classes = 8, 5
-    device = torch.device("cpu")
-
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.features = torch.randn(3 * 4 * 4, self.width, generator=generator)
-        self.logits = torch.randn(3 * 4 * 4, self.classes, generator=generator)
-
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = images.flatten(1).float() / 255
-        return x @ self.features, x @ self.logits
-
-
-def pictures(count: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, 3, 4, 4), generator=generator, dtype=torch.uint8)
-
+from evaluation.errors import EvaluationError
+from evaluation.measure import Measured, measure, see_reference
+from evaluation.metrics.frechet_features import FrechetFeatures
+from evaluation.metrics.frechet_infinity import FrechetInfinity
+from evaluation.metrics.frechet_interval import FrechetInterval
+from evaluation.metrics.kernel_distance import KernelDistance
+from evaluation.metrics.metric import Metric, Network, Pictures, Ranks, Sizes
+from evaluation.metrics.precision_recall import PrecisionRecall
+from evaluation.metrics.psnr import Psnr
+from evaluation.reference import read_reference, write_reference
+from tests.evaluation.networks import Projection, batches, on_ranks, pictures
 
 GENERATED, REAL = pictures(24, 0), pictures(30, 1)
 
 
 def of_whole(batch: int) -> Measured:
-    numbers = torch.arange(24).split(batch)
-    return measure(((n, GENERATED[n]) for n in numbers), REAL.split(batch), Projection(), 24, splits=3)
+    return measure(batches(GENERATED, batch), batches(REAL, batch), Projection(), 24, splits=3)
+
+
+def every_metric(network: Network, generated: int, real: int) -> dict[str, Metric]:
+    sizes = Sizes(generated, real)
+    return {
+        "kid": KernelDistance(network, "features", sizes, most=100, subsets=7, subset_size=10),
+        "pr": PrecisionRecall(network, "features", sizes, most=100, neighbours=3, resamples=20),
+        "frechet": FrechetFeatures("logit distance", network, "logits", sizes),
+        "infinity": FrechetInfinity("distance∞", network, "features", sizes, most=100, points=4, smallest=12),
+        "interval": FrechetInterval("distance again", network, "features", sizes, most=100, resamples=5),
+        "psnr": Psnr(sizes, resamples=20),
+    }
 
 
 def test_batch_size_changes_nothing() -> None:
@@ -49,49 +44,88 @@ def test_batch_size_changes_nothing() -> None:
     assert (one.generated_images, one.reference_images) == (24, 30)
 
 
-def test_ranks_together_find_what_one_finds_alone() -> None:
-    world = 3
-    barrier = threading.Barrier(world, timeout=30)
-    shares: list[Tensor] = [torch.empty(0)] * world
-    found: dict[int, Measured] = {}
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_ranks_together_find_what_one_finds_alone(world: int) -> None:
+    def work(ranks: Ranks) -> Measured:
+        network = Projection()
+        generated = batches(GENERATED, 3, ranks.rank, ranks.world, REAL[:24])
+        real = batches(REAL, 7, ranks.rank, ranks.world)
+        return measure(generated, real, network, 24, 3, every_metric(network, 24, 30), ranks)
 
-    def work(rank: int) -> None:
-        def all_reduce(tensor: Tensor) -> Tensor:
-            shares[rank] = tensor.clone()
-            barrier.wait()
-            total = torch.stack(shares).sum(0)
-            barrier.wait()
-            return total
-
-        numbers = torch.arange(rank, 24, world)
-        generated = [(n, GENERATED[n]) for n in numbers.split(3)]
-        found[rank] = measure(generated, [REAL[rank::world]], Projection(), 24, 3, all_reduce)
-
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    alone = of_whole(24)
-    for rank in range(world):
-        assert found[rank].frechet == pytest.approx(alone.frechet, rel=1e-6)
-        assert found[rank].score == pytest.approx(alone.score, rel=1e-6)
-        assert (found[rank].generated_images, found[rank].reference_images) == (24, 30)
+    network = Projection()
+    generated = batches(GENERATED, 24, originals=REAL[:24])
+    alone = measure(generated, batches(REAL, 30), network, 24, 3, every_metric(network, 24, 30))
+    assert list(alone.others) == [
+        "KID", "Precision", "Recall", "logit distance", "distance∞", "distance again", "PSNR",
+    ]  # fmt: skip
+    for found in on_ranks(world, work):
+        assert found.frechet == pytest.approx(alone.frechet, rel=1e-6)
+        assert found.score == pytest.approx(alone.score, rel=1e-6)
+        assert (found.generated_images, found.reference_images) == (24, 30)
+        for name, value in alone.others.items():
+            for part, expected in dataclasses.asdict(value).items():
+                got = getattr(found.others[name], part)
+                assert got == expected if expected is None else got == pytest.approx(expected, rel=1e-6), (name, part)
 
 
-def test_statistics_of_the_reference_can_be_kept() -> None:
-    kept = reference_statistics([REAL], Projection())
-    again = measure([(torch.arange(24), GENERATED)], kept, Projection(), 24, splits=3)
-    assert again.frechet == pytest.approx(of_whole(24).frechet, rel=1e-6)
+def test_the_reference_can_be_kept_and_comes_back_on_all_ranks(tmp_path: Path) -> None:
+    network = Projection()
+    kept = see_reference(batches(REAL, 7), network, every_metric(network, 24, 30))
+    path, card = tmp_path / "kept.safetensors", {"metrics": {name: {} for name in kept.metrics}, "image_size": 4}
+    write_reference(path, kept, card)
+
+    def work(ranks: Ranks) -> Measured:
+        generated = batches(GENERATED, 5, ranks.rank, ranks.world, REAL[:24])
+        metrics = every_metric(network, 24, 30)
+        return measure(generated, read_reference(path, card), network, 24, 3, metrics, ranks)
+
+    generated = batches(GENERATED, 5, originals=REAL[:24])
+    direct = measure(generated, batches(REAL, 7), network, 24, 3, every_metric(network, 24, 30))
+    for found in on_ranks(2, work):
+        assert found.frechet == pytest.approx(direct.frechet, rel=1e-6)
+        for name, value in direct.others.items():
+            assert found.others[name].value == pytest.approx(value.value, rel=1e-6)
+    with pytest.raises(EvaluationError, match=r"its image_size is 4 and the protocol's 8"):
+        read_reference(path, {**card, "image_size": 8})
+    with pytest.raises(ValueError, match="nothing for the metric 'pr', or of another number of images"):
+        other = {"pr": PrecisionRecall(network, "features", Sizes(24, 29), 100, 3, 0)}
+        measure(generated, read_reference(path, card), network, 24, 3, other)
+    (tmp_path / "no").write_bytes(b"no reference")
+    with pytest.raises(EvaluationError, match="holds no reference"):
+        read_reference(tmp_path / "no", card)
+
+
+def test_without_a_reference_images_are_compared_with_their_originals() -> None:
+    found = measure(batches(GENERATED, 5, originals=REAL[:24]), None, Projection(), 24, 3)
+    assert found.frechet == pytest.approx(
+        measure(batches(GENERATED, 5), batches(REAL[:24], 5), Projection(), 24, 3).frechet
+    )
+    with pytest.raises(ValueError, match="there is no reference"):
+        measure(batches(GENERATED, 5), None, Projection(), 24, 3)
 
 
 def test_the_same_pictures_have_no_distance() -> None:
-    assert measure([(torch.arange(30), REAL)], [REAL], Projection(), 30, 3).frechet == pytest.approx(0, abs=1e-9)
+    found = measure(batches(REAL, 30), batches(REAL, 30), Projection(), 30, 3)
+    assert found.frechet == pytest.approx(0, abs=1e-9)
 
 
 def test_missing_and_doubled_pictures_are_refused() -> None:
     with pytest.raises(ValueError, match="23 of 24"):
-        measure([(torch.arange(23), GENERATED[:23])], [REAL], Projection(), 24, 3)
+        measure(batches(GENERATED[:23], 23), batches(REAL, 30), Projection(), 24, 3)
     with pytest.raises(ValueError, match="25 of 24"):
-        doubled = [(torch.arange(24), GENERATED), (torch.tensor([0]), GENERATED[:1])]
-        measure(doubled, [REAL], Projection(), 24, 3)
+        doubled = [*batches(GENERATED, 24), *batches(GENERATED[:1], 1)]
+        measure(doubled, batches(REAL, 30), Projection(), 24, 3)
+
+
+def test_mismatched_and_missing_images_are_named() -> None:
+    numbers = torch.arange(2)
+    with pytest.raises(ValueError, match=r"images are \(2, 3, 4, 4\) and their originals \(2, 3, 8, 8\)"):
+        Pictures(numbers, pictures(2, 0), (), pictures(2, 0, 8))
+    with pytest.raises(ValueError, match=r"uint8 \[B, 3, H, W\]"):
+        Pictures(numbers, torch.rand(2, 3, 4, 4))
+    with pytest.raises(ValueError, match="2 images have 2 numbers and 1 captions"):
+        Pictures(numbers, pictures(2, 0), ["one"])
+    with pytest.raises(ValueError, match="the reference has 1 images; at least 2"):
+        see_reference(batches(REAL[:1], 1), Projection())
+    with pytest.raises(ValueError, match="0 samples; at least 2"):
+        measure(batches(GENERATED, 24), [], Projection(), 24, 3)

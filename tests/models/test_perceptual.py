@@ -47,6 +47,16 @@ def test_distance_is_that_of_the_lpips_package(reference: lpips.LPIPS, weights: 
     assert (expected > 0).all()
 
 
+def test_without_learned_heads_it_is_the_sum_of_what_cosines_lack(reference: lpips.LPIPS, weights: Path) -> None:
+    x, y = images(0), images(1)
+    with torch.no_grad():
+        pairs = zip(*(reference.net(reference.scaling_layer(image)) for image in (x, y)), strict=True)
+        expected = sum((1 - torch.cosine_similarity(a, b)).mean((1, 2)) for a, b in pairs)
+        weighted, alike = PerceptualLoss(weights).distances(x, y)
+        torch.testing.assert_close(alike, expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(weighted, PerceptualLoss(weights)(x, y))
+
+
 def test_distance_to_itself_is_zero_and_the_order_does_not_matter(weights: Path) -> None:
     loss = PerceptualLoss(weights)
     assert loss(images(0), images(0)).tolist() == [0.0, 0.0]

@@ -43,6 +43,21 @@ def test_equals_the_definition_with_a_matrix_root() -> None:
     assert found == pytest.approx(expected, rel=1e-7)
 
 
+@pytest.mark.parametrize("apart", [1.0, 1e-4])
+def test_is_accurate_for_deviations_of_very_different_size_and_for_near_distributions(apart: float) -> None:
+    deviations = torch.logspace(0, -5, 48, dtype=torch.float64)
+    mixing = torch.linalg.qr(torch.randn(48, 48, generator=torch.Generator().manual_seed(9), dtype=torch.float64)).Q
+    a = features(500, 48, 10).double() * deviations @ mixing
+    b = a + apart * features(500, 48, 11).double() * deviations @ mixing
+    # With each covariance's own root nothing but symmetric matrices with real eigenvalues is needed.
+    sigma_a, sigma_b = a.T.cov(), b.T.cov()
+    values, vectors = torch.linalg.eigh(sigma_a)
+    root_a = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    overlap = torch.linalg.svdvals(root_a @ torch.linalg.cholesky(sigma_b)).sum()
+    expected = (a.mean(0) - b.mean(0)).square().sum() + sigma_a.trace() + sigma_b.trace() - 2 * overlap
+    assert frechet_distance(statistics(a), statistics(b)) == pytest.approx(float(expected), rel=1e-6)
+
+
 def test_is_exact_with_fewer_samples_than_features() -> None:
     a, b = features(20, 128, 4).double(), features(30, 128, 5).double()
     centred_a = (a - a.mean(0)) / 19**0.5

@@ -1,26 +1,19 @@
-"""How close a first stage's reconstructions are to the images: PSNR and SSIM."""
+"""Structural similarity of images that are to equal given ones."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from evaluation.metrics.metric import Pictures, Sizes
+from evaluation.metrics.per_image import PerImage, originals_of
+from evaluation.metrics.psnr import check_pairs
+
 WINDOW, SIGMA = 11, 1.5
 K_1, K_2 = 0.01, 0.03
-
-
-def psnr(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio per image.
-
-    Args:
-        images, reconstructions: uint8 [B, 3, H, W], or float with the same range 0 to 255.
-
-    Returns float64 [B] in decibels; infinite where the two are equal. Raises ValueError on differing shapes.
-    """
-    _check(images, reconstructions)
-    error = (images.double() - reconstructions.double()).square().mean(dim=(1, 2, 3))  # [B]
-    return 10 * torch.log10(255.0**2 / error)
 
 
 def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
@@ -33,7 +26,7 @@ def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
     Source: Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity", Eq. 13,
     Gaussian window of 11 pixels with sigma 1.5 and population (not sample) moments.
     """
-    _check(images, reconstructions)
+    check_pairs(images, reconstructions)
     if min(images.shape[-2:]) < WINDOW:
         raise ValueError(f"images of {tuple(images.shape[-2:])} are smaller than the {WINDOW}-pixel window of SSIM")
     x, y = images.double(), reconstructions.double()
@@ -57,8 +50,11 @@ def _blur(x: Tensor) -> Tensor:
     return conv2d(rows, weight.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
 
 
-def _check(images: Tensor, reconstructions: Tensor) -> None:
-    if images.shape != reconstructions.shape or images.ndim != 4:
-        raise ValueError(
-            f"images {tuple(images.shape)} and reconstructions {tuple(reconstructions.shape)} must both be [B, C, H, W]"
-        )
+class Ssim(PerImage):
+    """Mean SSIM, at most 1, higher is better."""
+
+    def __init__(self, sizes: Sizes, resamples: int) -> None:
+        super().__init__("SSIM", sizes, resamples)
+
+    def values(self, pictures: Pictures, outputs: Mapping[str, Tensor]) -> Tensor:
+        return ssim(pictures.images, originals_of(pictures, "SSIM"))

@@ -1,0 +1,82 @@
+"""Pictures in a folder, read ahead while a network is busy with those before."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data.transforms import BadSample, decode_image
+from data.view import middle
+from evaluation.errors import EvaluationError
+from evaluation.metrics.metric import Pictures
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+AHEAD = 2
+"""Batches that are decoded ahead of the one in use."""
+
+
+class ImageFolder:
+    """The image files below a folder. Their numbers are drawn from a seed, so that the first are as good as any.
+
+    Args:
+        folder: searched with its subfolders.
+        image_size: side in pixels of the squares that are cut from the middle; None: as they are, all of one size.
+        batch_size: pictures at a time.
+
+    Raises EvaluationError when there are none.
+    """
+
+    def __init__(self, folder: Path, image_size: int | None, batch_size: int) -> None:
+        self._paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not self._paths:
+            raise EvaluationError(
+                f"no image file ({', '.join(sorted(SUFFIXES))}) below {folder}: check the path, or give shards"
+            )
+        self._size, self._batch_size = image_size, batch_size
+        self._order = torch.randperm(len(self._paths), generator=torch.Generator().manual_seed(0)).tolist()
+        names = [[str(path.relative_to(folder)), path.stat().st_size] for path in self._paths]
+        self.fingerprint = hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def batches(self, rank: int = 0, world: int = 1) -> Iterator[Pictures]:
+        """This rank's share. Raises EvaluationError for a file that can't be read or is of another size."""
+        numbers = list(range(rank, len(self), world))
+        with ThreadPoolExecutor(1) as pool:
+            waiting: deque[Future[Pictures]] = deque()
+            for first in range(0, len(numbers), self._batch_size):
+                waiting.append(pool.submit(self._batch, numbers[first : first + self._batch_size]))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _batch(self, numbers: list[int]) -> Pictures:
+        images = [self._read(self._paths[self._order[number]]) for number in numbers]
+        for number, image in zip(numbers, images, strict=True):
+            if image.shape != images[0].shape:
+                path = self._paths[self._order[number]]
+                raise EvaluationError(
+                    f"{path} is {image.shape[1]} x {image.shape[2]} and others are {images[0].shape[1]} x "
+                    f"{images[0].shape[2]}; give a size that all are cut to"
+                )
+        return Pictures(torch.tensor(numbers), torch.stack(images))
+
+    def _read(self, path: Path) -> Tensor:
+        try:
+            picture = decode_image(path.read_bytes())
+        except (OSError, BadSample) as error:
+            raise EvaluationError(f"{path}: {error}; remove it or get it again") from error
+        if self._size is not None:
+            view = middle(picture.shape[0], picture.shape[1], self._size)
+            picture = view.cut(picture, self._size, Image.Resampling.LANCZOS)
+        return torch.from_numpy(picture).permute(2, 0, 1).contiguous()
