@@ -99,9 +99,7 @@ def test_a_store_that_stays_down_ends_the_job_after_the_configured_time(folder: 
         batches = loader.batches()
         next(batches)
     began = time.monotonic()
-    with pytest.raises(
-        DataError, match=rf"http://{host}:{port}/0000.*; gave up after \d+ attempts in \d\.\d s"
-    ):
+    with pytest.raises(DataError, match=rf"http://{host}:{port}/0000.*; gave up after \d+ attempts in \d\.\d s"):
         for _ in range(60):
             next(batches)
     batches.close()
