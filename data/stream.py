@@ -131,7 +131,10 @@ class Storage:
 
     def size(self, url: str) -> int:
         """Bytes of an object."""
-        return int(self._retried(url, lambda fs, path: fs.size(path)))
+        size = self._retried(url, lambda fs, path: fs.size(path))
+        if size is None:
+            raise DataError(f"{url}: the server does not tell how large it is; serve it with a Content-Length")
+        return int(size)
 
     @contextmanager
     def open(self, url: str) -> Iterator[tuple[IO[bytes], int]]:
