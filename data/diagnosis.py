@@ -17,6 +17,8 @@ REFUSED = {
     "ProfileNotFound",
     "PermissionError",
     "TokenRefreshRequired",
+    "401",
+    "403",
 }
 MISSING = {"NoSuchBucket", "NoSuchKey", "FileNotFoundError", "NotADirectoryError"}
 
@@ -30,6 +32,7 @@ def kinds(error: BaseException) -> set[str]:
         response = getattr(seen, "response", None)
         if isinstance(response, dict):
             found.add(str(response.get("Error", {}).get("Code", "")))
+        found.add(str(getattr(seen, "status", "")))  # of HTTP
         seen = seen.__cause__  # not __context__: what was handled on the way is no cause
     return found
 

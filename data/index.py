@@ -130,7 +130,7 @@ def indexed_samples(urls: str | Sequence[str], storage: Storage) -> int:
 def _index_url(url: str, storage: Storage) -> str | None:
     if url.endswith(".json"):
         return url
-    is_pattern = any(character in url for character in "{*?[") or url.endswith(".tar")
+    is_pattern = any(character in url for character in "{*?[") or url.endswith((".tar", ".txt"))
     index_url = join(url, INDEX_NAME)
     return index_url if not is_pattern and storage.exists(index_url) else None
 

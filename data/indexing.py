@@ -1,9 +1,12 @@
 """Builds an index: tar headers become offsets, shard by shard, in parallel; a build that was cut short goes on."""
 
+import ctypes
 import hashlib
 import json
 import logging
 import multiprocessing
+import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -97,8 +100,20 @@ def _all(work: "partial[_Done | DataError]", urls: Sequence[str], processes: int
         return list(shown(map(work, urls)))
     # not forked: the parent may run threads, of a store's client for one
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context) as pool:
+    pool = ProcessPoolExecutor(processes, context, _prepare_process, (os.getpid(),))
+    try:
         return list(shown(pool.map(work, urls, chunksize=_CHUNK)))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an interrupt: what is under way is finished, and no more
+
+
+def _prepare_process(parent: int) -> None:
+    """An interrupt is the parent's to handle, and no process outlives it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _index_shard(folder: str, storage: Storage, where: Where, checksums: bool, url: str) -> _Done | DataError:

@@ -1,11 +1,14 @@
 """The endless stream of a rank's micro-batches; it can start at any step."""
 
 import atexit
+import json
 import logging
 import signal
 import sys
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -42,6 +45,7 @@ class Loader:
     group_shards, jitter_samples: see `data.order.Order`. max_pixels: larger pictures are bad samples.
     replace_bad_shards: samples of shards that are gone or changed since they were indexed are bad samples; False: they
     end loading in a DataError.
+    quarantine: a file to which every bad sample is added, one JSON object a line.
     pin_memory: put batches into page-locked memory, for copies to a GPU. batches_ahead: of each worker.
 
     Raises DataError when the batch arithmetic does not come out.
@@ -67,6 +71,7 @@ class Loader:
         jitter_samples: int = 4096,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         replace_bad_shards: bool = True,
+        quarantine: Path | None = None,
         pin_memory: bool = False,
         batches_ahead: int = 2,
     ) -> None:
@@ -84,6 +89,7 @@ class Loader:
         self.world = world
         self.workers = workers
         self.max_bad_share = max_bad_share
+        self.quarantine = quarantine
         self.pin_memory = pin_memory
         self.batches_ahead = batches_ahead
         self.mixture = Mixture(sources, seed, group_shards, jitter_samples)
@@ -169,6 +175,10 @@ class Loader:
             running.clear()
 
     def _judge(self, batch: Batch, bad: Counter[str], seen: int) -> None:
+        if batch.faults and self.quarantine is not None:
+            self.quarantine.parent.mkdir(parents=True, exist_ok=True)
+            with self.quarantine.open("a") as file:
+                file.writelines(json.dumps(asdict(fault)) + "\n" for fault in batch.faults)
         for fault in batch.faults:
             bad[fault.reason] += 1
             if bad[fault.reason] <= _LOGGED_FAULTS:

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 BLOCK_BYTES = 512  # of a tar file; a member's header is the block before its bytes
 _VERSION = 2
 _UNKNOWN = -1
+_PIECE_BYTES = 1 << 20
+_LARGEST_CONTENT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,8 @@ def read_headers(
     """The samples of a tar shard: consecutive members with the same name up to the first dot.
 
     size: bytes of the shard. checksums: read the members too and note their CRC-32. contents: extensions of members
-    whose bytes are wanted. A sample whose bytes end with the file has the fault "truncated". Raises DataError naming
-    `name` when the file is no tar at all.
+    whose bytes are wanted, where they are at most a megabyte. A sample whose bytes end with the file has the fault
+    "truncated". Raises DataError naming `name` when the file is no tar at all.
     """
     entries: list[Entry] = []
     try:
@@ -56,7 +58,7 @@ def read_headers(
             end = 0
             while (info := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every header of the shard
-                if not info.isreg():
+                if not info.isreg() or info.issparse():  # links, folders, devices: nothing of them is a sample's
                     continue
                 end = info.offset_data + -(-info.size // BLOCK_BYTES) * BLOCK_BYTES
                 file.seek(info.offset_data - BLOCK_BYTES)
@@ -65,12 +67,13 @@ def read_headers(
                     _add(entries, info.name, Member(info.offset_data, max(0, size - info.offset_data)), header)
                     entries[-1].fault = "truncated"
                     return entries
-                extension = info.name.rpartition("/")[2].partition(".")[2].lower()
-                content = file.read(info.size) if checksums or extension in contents else None
-                crc32 = zlib.crc32(content) if checksums and content is not None else None
-                _add(entries, info.name, Member(info.offset_data, info.size, crc32), header)
-                if content is not None and extension in contents:
-                    entries[-1].contents[extension] = content
+                _add(entries, info.name, Member(info.offset_data, info.size), header)
+                extension = next(reversed(entries[-1].members))
+                if extension in contents and info.size <= _LARGEST_CONTENT_BYTES:
+                    entries[-1].contents[extension] = file.read(info.size)
+                if checksums:
+                    crc32 = _crc32(file, info.offset_data, info.size)
+                    entries[-1].members[extension] = Member(info.offset_data, info.size, crc32)
     except (tarfile.TarError, EOFError) as error:
         if not entries:
             raise DataError(f"{name} is no readable tar file: {error}. Write it again, or leave it out") from error
@@ -81,6 +84,16 @@ def read_headers(
         log.error("%s: no tar header at byte %d of %d: what follows is lost", name, end, size)
         entries[-1].fault = "truncated"
     return entries
+
+
+def _crc32(file: IO[bytes], start: int, size: int) -> int:
+    """Of bytes [start, start + size), read in pieces, whatever a header says of their number."""
+    file.seek(start)
+    crc32 = 0
+    while size > 0 and (piece := file.read(min(size, _PIECE_BYTES))):
+        crc32 = zlib.crc32(piece, crc32)
+        size -= len(piece)
+    return crc32
 
 
 def _add(entries: list[Entry], name: str, member: Member, header: bytes) -> None:
@@ -144,7 +157,7 @@ class Offsets:
     def to_sidecar(self) -> bytes:
         """The bytes of a sidecar file (numpy's npz)."""
         buffer = io.BytesIO()
-        columns = {f"member.{extension}": rows for extension, rows in self.members.items()}
+        columns: dict[str, Any] = {f"member.{extension}": rows for extension, rows in self.members.items()}
         np.savez(
             buffer,
             version=np.array(_VERSION),

@@ -22,6 +22,7 @@ from data.view import chosen
 
 _REPLACEMENT = 1  # a keyed stream of its own; the transforms draw from stream 0
 _REPLACEMENTS = 20
+_LARGEST_SAMPLE_BYTES = 256 << 20
 
 Read = tuple[NDArray[np.uint8], str, dict[str, Tensor]]
 """Image uint8 [size, size, 3], caption, and the inputs by name."""
@@ -68,7 +69,7 @@ class Samples(Dataset[Batch]):
 
     def _batch(self, numbers: Sequence[int]) -> Batch:
         located = [self.mixture.sample(number) for number in numbers]
-        self.storage.prefetch((url, *_span(entry)) for _, url, entry in located if entry.members)
+        self.storage.prefetch((url, *_span(entry)) for _, url, entry in located if _is_readable(entry))
         faults: list[Fault] = []
         samples = [self._sample(number, *place, faults) for number, place in zip(numbers, located, strict=True)]
         images = np.stack([image for image, _, _ in samples])  # [B, H, W, 3]
@@ -117,6 +118,8 @@ class Samples(Dataset[Batch]):
         if not entry.members:
             return {}
         start, stop = _span(entry)
+        if not _is_readable(entry):
+            raise BadSample("too_many_bytes", f"{stop - start} are above {_LARGEST_SAMPLE_BYTES}")
         for last_try in (False, True):
             try:
                 data = self.storage.read(url, start, stop)
@@ -149,6 +152,14 @@ def _span(entry: Entry) -> tuple[int, int]:
     """Bytes of the shard that hold all members of a sample, with their headers."""
     members = entry.members.values()
     return min(m.offset for m in members) - BLOCK_BYTES, max(m.offset + m.size for m in members)
+
+
+def _is_readable(entry: Entry) -> bool:
+    """False for a sample that would fill the memory: its size is what a header claims."""
+    if not entry.members:
+        return False
+    start, stop = _span(entry)
+    return stop - start <= _LARGEST_SAMPLE_BYTES
 
 
 def _wrong(data: bytes, start: int, stop: int, members: Mapping[str, bytes], entry: Entry) -> Reason | None:

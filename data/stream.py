@@ -1,7 +1,7 @@
 """Bytes from any fsspec URL: ranged reads in cached blocks, retried, with errors that name the URL."""
 
-import fnmatch
 import io
+import itertools
 import logging
 import os
 import random
@@ -15,8 +15,11 @@ from typing import IO, Any, TypeVar, cast
 from data.atomic import write_atomically
 from data.blocks import BlockCache, runs_of
 from data.diagnosis import MISSING, REFUSED, ask, kinds, remedy
+from data.disk_cache import DiskCache
 from data.errors import DataError, NotFound
+from data.filesystems import open_filesystem
 from data.offsets import RangeFile
+from data.patterns import expand
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -32,11 +35,12 @@ class Storage:
     endpoint_url: of an S3-compatible store; None leaves it to AWS_ENDPOINT_URL or the profile.
     profile: section of the AWS configuration files. Keys come from the environment or the profile, never from
     arguments. anonymous: send unsigned requests, for public buckets.
-    retries: attempts after the first; between them it waits, doubling from 0.2 s, with jitter.
-    timeout_seconds: to connect, and between two pieces of an answer.
+    patience_seconds: how long it asks again after a failure before it gives up; it waits in between, doubling from
+    0.2 s to 20 s, with jitter. timeout_seconds: to connect, and between two pieces of an answer.
     block_bytes: ranged reads are rounded to blocks of this size. Where many ranks and workers read the same
     shards, large blocks bring bytes that others train on. cache_bytes: memory for blocks in each process.
-    connections: requests at the same time in `prefetch`.
+    connections: requests at the same time in `prefetch`. cache_folder: a folder on a local disk for blocks of remote
+    objects, which the processes of a machine share; None: no such cache. cache_folder_bytes: its bound.
 
     A copy in a forked or spawned process opens its own connections. Every read that fails for good raises
     DataError with the URL, the last error and the number of attempts (NotFound when the object is not there).
@@ -47,27 +51,33 @@ class Storage:
         endpoint_url: str | None = None,
         profile: str | None = None,
         anonymous: bool = False,
-        retries: int = 5,
+        patience_seconds: float = 300.0,
         timeout_seconds: float = 20.0,
         block_bytes: int = 1 << 18,
         cache_bytes: int = 256 << 20,
         connections: int = 8,
+        cache_folder: str | None = None,
+        cache_folder_bytes: int = 100 << 30,
     ) -> None:
         if not 1 <= block_bytes <= cache_bytes:
             raise DataError(f"block_bytes={block_bytes} must lie in 1 … cache_bytes={cache_bytes}")
-        if retries < 0 or timeout_seconds <= 0 or connections < 1:
+        if cache_folder is not None and cache_folder_bytes < block_bytes:
+            raise DataError(f"cache_folder_bytes={cache_folder_bytes} must be at least block_bytes={block_bytes}")
+        if patience_seconds < 0 or timeout_seconds <= 0 or connections < 1:
             raise DataError(
-                f"retries={retries} must be 0 or more, timeout_seconds={timeout_seconds} above 0, "
+                f"patience_seconds={patience_seconds} must be 0 or more, timeout_seconds={timeout_seconds} above 0, "
                 f"connections={connections} at least 1"
             )
         self.endpoint_url = endpoint_url
         self.profile = profile
         self.anonymous = anonymous
-        self.retries = retries
+        self.patience_seconds = patience_seconds
         self.timeout_seconds = timeout_seconds
         self.block_bytes = block_bytes
         self.cache_bytes = cache_bytes
         self.connections = connections
+        self.cache_folder = cache_folder
+        self.cache_folder_bytes = cache_folder_bytes
         self._forget_process()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -81,6 +91,7 @@ class Storage:
         self._process = os.getpid()
         self._filesystems: dict[str, Any] = {}
         self._blocks = BlockCache(self.cache_bytes)
+        self._disk: DiskCache | None = None
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
 
@@ -115,10 +126,15 @@ class Storage:
         """Drop what is cached of `url`, so that the next read asks the store again."""
         self._check_process()
         self._blocks.forget(url)
+        if (disk := self._disk_cache(url)) is not None:
+            disk.forget(url)
 
     def size(self, url: str) -> int:
         """Bytes of an object."""
-        return int(self._retried(url, lambda fs, path: fs.size(path)))
+        size = self._retried(url, lambda fs, path: fs.size(path))
+        if size is None:
+            raise DataError(f"{url}: the server does not tell how large it is; serve it with a Content-Length")
+        return int(size)
 
     @contextmanager
     def open(self, url: str) -> Iterator[tuple[IO[bytes], int]]:
@@ -165,24 +181,8 @@ class Storage:
             return []
 
     def expand(self, urls: str | Sequence[str]) -> Urls:
-        """URLs of shards from URLs with {00..99} or {a,b} braces, with *?[] in the last part, and of folders.
-
-        A folder stands for its *.tar, a .json (an index) for itself. Order is kept; sorted within a pattern.
-        """
-        from braceexpand import braceexpand
-
-        found: Urls = []
-        for pattern in [urls] if isinstance(urls, str) else urls:
-            for url in braceexpand(pattern):
-                name = url.rstrip("/").rsplit("/", 1)[-1]
-                if any(character in name for character in "*?["):
-                    folder = url[: -len(name)].rstrip("/")
-                    found += [shard for shard in self.list(folder or ".") if fnmatch.fnmatchcase(_name(shard), name)]
-                elif name.endswith((".tar", ".json")):
-                    found.append(url)
-                else:
-                    found += [shard for shard in self.list(url) if shard.endswith(".tar")]
-        return found
+        """The URLs of shards that `urls` stand for, see `data.patterns.expand`."""
+        return expand(urls, self.list, self.read)
 
     def check(self, urls: str | Sequence[str]) -> Urls:
         """The shards that `urls` stand for, after asking the store for the first one; a few seconds at most.
@@ -220,7 +220,7 @@ class Storage:
     def _probed(self, url: str, question: Callable[["Storage"], T]) -> T:
         """The answer to a question that is asked without patience; DataError with a remedy where there is none."""
         patience = min(self.timeout_seconds, _CHECK_SECONDS)
-        probe = Storage(self.endpoint_url, self.profile, self.anonymous, retries=0, timeout_seconds=patience)
+        probe = Storage(self.endpoint_url, self.profile, self.anonymous, patience_seconds=0, timeout_seconds=patience)
         try:
             return question(probe)
         except DataError as error:
@@ -241,31 +241,14 @@ class Storage:
             return self._filesystems[protocol]
 
     def _open(self, protocol: str) -> Any:
-        import fsspec
-
-        if protocol not in ("s3", "s3a"):
-            return fsspec.filesystem(protocol, skip_instance_cache=True, use_listings_cache=False)
-        filesystem = fsspec.filesystem(
-            "s3",
-            endpoint_url=self.endpoint_url,
-            profile=self.profile,
-            anon=self.anonymous,
-            skip_instance_cache=True,
-            use_listings_cache=False,  # another process may write what this one has found missing
-            config_kwargs={
-                "connect_timeout": self.timeout_seconds,
-                "read_timeout": self.timeout_seconds,
-                "retries": {"mode": "standard", "total_max_attempts": 1},
-                "max_pool_connections": self.connections + 2,
-            },
-        )
-        filesystem.retries = 1  # one layer of retries, ours: nested ones multiply to minutes before an error
-        return filesystem
+        access = self.endpoint_url, self.profile, self.anonymous
+        return open_filesystem(protocol, *access, self.timeout_seconds, self.connections)
 
     def _run(self, url: str, first: int, last: int) -> Sequence[bytes]:
         """Blocks `first` to `last`; those between the first and the last missing one in a single request."""
         self._check_process()
-        found = {number: self._blocks.get((url, number)) for number in range(first, last + 1)}
+        disk = self._disk_cache(url)
+        found = {number: self._held((url, number), disk) for number in range(first, last + 1)}
         missing = [number for number, block in found.items() if block is None]
         if missing:
             begin, size = missing[0], self.block_bytes
@@ -273,22 +256,40 @@ class Storage:
             for number in range(begin, missing[-1] + 1):
                 found[number] = block = data[(number - begin) * size : (number - begin + 1) * size]
                 self._blocks.put((url, number), block)
+                if disk is not None:
+                    disk.put((url, number), block)
         return [block for block in found.values() if block is not None]
+
+    def _held(self, key: tuple[str, int], disk: DiskCache | None) -> bytes | None:
+        """A block that is in memory, or on the local disk, from where it comes into memory."""
+        block = self._blocks.get(key)
+        if block is None and disk is not None and (block := disk.get(key)) is not None:
+            self._blocks.put(key, block)
+        return block
+
+    def _disk_cache(self, url: str) -> DiskCache | None:
+        """The disk's cache, for objects that are not on a disk of this machine themselves."""
+        if self.cache_folder is None or "://" not in url or url.startswith("file://"):
+            return None
+        if self._disk is None:
+            self._disk = DiskCache(self.cache_folder, self.cache_folder_bytes, self.block_bytes)
+        return self._disk
 
     def _range(self, url: str, start: int, stop: int) -> bytes:
         def fetch(fs: Any, path: str) -> bytes:
             try:
-                return bytes(fs.cat_file(path, start=start, end=stop))
+                data = bytes(fs.cat_file(path, start=start, end=stop))
             except Exception as error:
-                if "InvalidRange" in kinds(error):  # the object ends before `start`
+                if kinds(error) & {"InvalidRange", "416"}:  # the object ends before `start`
                     return b""
                 raise
+            return data if len(data) <= stop - start else data[start:stop]  # an HTTP server that knows no ranges
 
         return self._retried(url, fetch)
 
     def _retried(self, url: str, action: Callable[[Any, str], T]) -> T:
         began = time.monotonic()
-        for attempt in range(1, self.retries + 2):
+        for attempt in itertools.count(1):
             try:
                 filesystem = self._filesystem(url)
                 return action(filesystem, filesystem._strip_protocol(url))
@@ -298,13 +299,14 @@ class Storage:
                     raise NotFound(f"{url} does not exist: {error}") from error
                 if found & REFUSED or isinstance(error, (DataError, ValueError, ImportError)):
                     raise DataError(f"{url} cannot be used: {type(error).__name__}: {error}") from error
-                if attempt > self.retries:
-                    raise DataError(
-                        f"{url}: {type(error).__name__}: {error}; gave up after {attempt} attempts in "
-                        f"{time.monotonic() - began:.1f} s. Check that the store is up, then run again"
-                    ) from error
-                pause = min(_FIRST_PAUSE_SECONDS * 2 ** (attempt - 1), _LONGEST_PAUSE_SECONDS)
+                pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(attempt - 1, 20), _LONGEST_PAUSE_SECONDS)
                 pause *= random.uniform(0.5, 1.5)  # keeps many readers from asking again at the same moment
+                spent = time.monotonic() - began
+                if spent + pause > self.patience_seconds:
+                    raise DataError(
+                        f"{url}: {type(error).__name__}: {error}; gave up after {attempt} attempts in {spent:.1f} s. "
+                        "Check that the store is up, then run again"
+                    ) from error
                 log.warning("%s: %r; attempt %d, again in %.1f s", url, error, attempt, pause)
                 time.sleep(pause)
         raise AssertionError("not reached")
@@ -313,7 +315,3 @@ class Storage:
 def join(folder: str, name: str) -> str:
     """URL of `name` in `folder`."""
     return f"{folder.rstrip('/')}/{name}"
-
-
-def _name(url: str) -> str:
-    return url.rsplit("/", 1)[-1]

@@ -23,6 +23,7 @@ Reason = Literal[
     "no_image",
     "animated",
     "too_many_pixels",
+    "too_many_bytes",
     "too_small",
 ]
 REASONS: tuple[str, ...] = get_args(Reason)

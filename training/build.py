@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -110,6 +111,7 @@ def build_loader(config: DictConfig, sources: Sequence[IndexedSource], storage: 
         scaled_side=config.data.scaled_side,
         flip=config.data.flip,
         max_bad_share=config.data.max_bad_share,
+        quarantine=Path(config.run.folder) / "bad_samples" / f"rank-{ranks.rank:05d}.jsonl",
         replace_bad_shards=config.data.bad_shards == "replace",
     )
 

@@ -37,13 +37,18 @@ WHOLE_NUMBERS = {
     **dict.fromkeys(("steps", "batch.global_size", "batch.micro_size"), 1),
     **dict.fromkeys(("data.image_size", "data.samples_per_shard", "checkpoint.every", "checkpoint.keep"), 1),
     **dict.fromkeys(("monitor.every", "monitor.sampler_steps", "monitor.final_sampler_steps", "monitor.pictures"), 1),
-    **dict.fromkeys(("run.seed", "data.workers", "data.storage.retries", "learning_rate.warmup_steps"), 0),
+    **dict.fromkeys(("run.seed", "data.workers", "learning_rate.warmup_steps"), 0),
     "task.adversary_start": 0,
 }
 """Settings that are whole numbers, and the least that each may be."""
 SHARES = ("data.max_bad_share", "learning_rate.floor", "optimizer.ema_decay")
 POSITIVE = ("learning_rate.base", "data.storage.timeout_seconds")
-NOT_NEGATIVE = ("task.offset_noise", "task.regulariser_weight", "task.adversary_weight")
+NOT_NEGATIVE = (
+    "data.storage.patience_seconds",
+    "task.offset_noise",
+    "task.regulariser_weight",
+    "task.adversary_weight",
+)
 USER_IN_URL = re.compile(r"://[^/@\s]+@")
 ABSENT = object()
 

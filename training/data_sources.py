@@ -73,11 +73,11 @@ def _source(name: object, settings: object, everywhere: object) -> SourceSetting
 
 def where_of(predicates: object, key: str) -> Where:
     """The conditions of a setting. Raises ConfigurationError naming `key` for those that can't be."""
-    plain = OmegaConf.to_container(predicates) if OmegaConf.is_config(predicates) else predicates  # type: ignore[arg-type]
+    plain = OmegaConf.to_container(predicates) if OmegaConf.is_config(predicates) else predicates
     if plain is not None and not isinstance(plain, dict):
         raise ConfigurationError(key, plain, "give conditions by field, such as {similarity: {at_least: 0.3}}; or null")
     try:
-        return Where(plain or {})  # type: ignore[arg-type]
+        return Where(plain or {})
     except BadCondition as error:
         raise ConfigurationError(f"{key}.{error.place}", error.value, error.remedy) from error
 

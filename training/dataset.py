@@ -8,7 +8,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from training.components import component
 from training.data_sources import SourceSettings, held_out_source, sources_of
 
 log = logging.getLogger(__name__)
+DATA_NOTE = "data.json"
 
 
 @contextlib.contextmanager
@@ -125,6 +126,25 @@ def training_sources(config: DictConfig, storage: Storage) -> list[IndexedSource
             )
     check_enough(sum(len(source.index) for source in sources), config)
     return sources
+
+
+def note_data(sources: Sequence[IndexedSource], seed: int, folder: Path, resumed: bool) -> None:
+    """Keeps with the run what the order of its samples follows from, and warns when a resumed run's is another one."""
+    found = {
+        "seed": seed,
+        "sources": {
+            source.name: {"weight": source.weight, "samples": len(source.index), "shards": source.index.fingerprint}
+            for source in sources
+        },
+    }
+    path = folder / DATA_NOTE
+    if resumed and path.exists() and (before := json.loads(path.read_text())) != found:
+        log.warning(
+            "the samples, weights or seed aren't those that the run had before (%s): the order of samples is another "
+            "one from here on; before %s, now %s",
+            *(path, before, found),
+        )
+    path.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def held_out_samples(config: DictConfig, storage: Storage) -> Batch:

@@ -24,7 +24,7 @@ from training import noise
 from training.build import build_eval_model, build_loader, build_task
 from training.checkpoint import Checkpoints
 from training.compose import CONFIG_FOLDER
-from training.dataset import held_out_samples, training_sources
+from training.dataset import held_out_samples, note_data, training_sources
 from training.distributed import Distributed
 from training.loop import Monitor, TrainState, fit
 from training.monitors import AutoencoderMonitor, DiffusionMonitor
@@ -44,7 +44,8 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
     stop = StopRequest()
     folder = Path(config.run.folder)
     storage: Storage = instantiate(config.data.storage)
-    loader = build_loader(config, training_sources(config, storage), storage, ranks)
+    sources = training_sources(config, storage)
+    loader = build_loader(config, sources, storage, ranks)
     held_out = held_out_samples(config, storage)
     task = build_task(config, ranks)
     checkpoints = Checkpoints(folder / "checkpoints", ranks, config.checkpoint.keep)
@@ -59,6 +60,7 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
         estimate_latent_scale(task, loader)
     if ranks.is_main:
         write_config(config, folder)
+        note_data(sources, config.run.seed, folder, resumed=manifest is not None)
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     tracker = Tracker(folder, ranks.is_main, plain, config.tracker.project, config.tracker.mode, state.step)  # type: ignore[arg-type]

@@ -56,6 +56,37 @@ def test_offsets_point_at_the_bytes_in_every_tar_format(kind: int) -> None:
     assert {name: found[name] for name in contents} == contents
 
 
+def test_what_is_no_plain_file_is_no_member_and_names_are_only_names() -> None:
+    """Links, devices, folders, sparse files, paths out of the folder, empty members, the same name twice."""
+    members = {"../../etc/1.txt": b"up", "/abs/2.txt": b"", "3.txt": b"a", "4.txt": b"b"}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for number, kind in enumerate((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)):
+            info = tarfile.TarInfo(f"0{number}.jpg")
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+        for name, content in [*members.items(), ("4.txt", b"again")]:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    data = bytearray(buffer.getvalue())
+    sparse = tarfile.TarInfo("5.jpg").tobuf(tarfile.GNU_FORMAT)
+    header = bytearray(sparse)
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[483:495] = b"77777777777\0"  # the size that it claims to have: 8 GiB
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    data[: len(data)] = bytes(header) + bytes(data)
+    assert headers(bytes(data)) == [
+        ("../../etc/1", ["txt"], None),
+        ("/abs/2", ["txt"], None),
+        ("3", ["txt"], None),
+        ("4", ["txt"], None),
+        ("4", ["txt"], None),
+    ]
+    assert headers(bytes(data), checksums=True) == headers(bytes(data))
+
+
 def test_a_truncated_last_sample_is_kept_as_a_fault() -> None:
     data = make_shard(0, 3)
     [*_, last] = read_headers(io.BytesIO(data), len(data), "x")

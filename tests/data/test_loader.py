@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from made_files import make_png, make_tar
 from PIL import Image
 
+from data import samples
 from data.batch import Batch
 from data.errors import DataError
 from data.index import Index
@@ -178,8 +180,11 @@ def test_a_bad_sample_is_replaced_and_reported(
         "max_bad_share": 1.0,
         "workers": workers,
     }
-    batches = take(make_loader(str(tmp_path / "x"), **options), 16)
+    quarantine = tmp_path / "bad" / "here.jsonl"
+    batches = take(make_loader(str(tmp_path / "x"), quarantine=quarantine, **options), 16)
     faults = [fault for batch in batches for fault in batch.faults]
+    told = [json.loads(line) for line in quarantine.read_text().splitlines()]
+    assert told == [asdict(fault) for fault in faults]
     assert {(fault.reason, fault.url, fault.key) for fault in faults} == {
         (reason, str(tmp_path / "x" / "0.tar"), "002")
     }
@@ -270,6 +275,14 @@ def test_a_shard_that_is_gone_or_written_anew_is_told_apart_and_named(shards: Ca
         DataError, match=r"0000[12]\.tar is not what was indexed .* sample 00000[4-8]: .*bad_shards=replace"
     ):
         take(strict, 12)
+
+
+def test_a_sample_that_claims_to_be_huge_is_left(shards: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "_LARGEST_SAMPLE_BYTES", 3000)
+    folder = shards(4)
+    write_shard(Path(folder), "huge.tar", [{"png": bytes(5000), "txt": b"picture 1"}])
+    faults = [fault for batch in take(make_loader(folder, max_bad_share=1.0), 10) for fault in batch.faults]
+    assert {(fault.reason, Path(fault.url).name) for fault in faults} == {("too_many_bytes", "huge.tar")}
 
 
 def test_too_many_bad_samples_are_an_error(tmp_path: Path) -> None:

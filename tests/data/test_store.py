@@ -20,7 +20,7 @@ pytestmark = needs_weed
 def use(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> Storage:
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
-    return Storage(retries=0)
+    return Storage(patience_seconds=0)
 
 
 def test_objects_outlive_the_store_and_keys_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,8 @@ def test_training_goes_on_and_accounts_for_them(
     assert "Traceback" not in err
     for reason, key in REASONS.items():
         assert f"bad sample ({reason}): {key} in {damaged}, replaced" in err
+    quarantined = (folder / "bad_samples" / "rank-00000.jsonl").read_text().splitlines()
+    assert {fault["reason"]: fault["key"] for fault in map(json.loads, quarantined)} == REASONS
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(STEPS + 1))
     found = {name.removeprefix("data/bad/"): count for name, count in rows[-1].items() if name.startswith("data/bad/")}

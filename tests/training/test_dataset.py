@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from data.errors import DataError
 from data.stream import Storage
 from tests.training.runs import composed
-from training.dataset import make_ready, training_sources
+from training.dataset import make_ready, note_data, training_sources
 
 
 @pytest.fixture
@@ -76,3 +77,14 @@ def test_too_few_samples_are_left(tiny_diffusion: list[str], tmp_path: Path) -> 
     config = composed([*tiny_diffusion, "data.where={key:{among:['0001']}}", f"run.folder={tmp_path}"])
     with pytest.raises(DataError, match=r"batch.global_size=8: a step takes more samples than the 1 of"):
         make_ready(config)
+
+
+def test_a_resumed_run_tells_when_its_data_is_not_what_it_was(
+    tiny_diffusion: list[str], squares: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sources = training_sources(composed([*tiny_diffusion, f"run.folder={tmp_path}"]), Storage())
+    note_data(sources, 0, tmp_path, resumed=False)
+    note_data(sources, 0, tmp_path, resumed=True)
+    assert not caplog.records
+    note_data([replace(sources[0], weight=2.0)], 0, tmp_path, resumed=True)
+    assert "the order of samples is another one from here on" in caplog.text
