@@ -55,6 +55,7 @@ def described(tmp_path: Path) -> dict[str, Any]:
         "label": 7,
         "layout": str(tmp_path / "layout.json"),
         "low_resolution": picture,
+        "blindly": picture,
         "masked_image": (picture, str(tmp_path / "classes.png")),
         "segmentation": str(tmp_path / "classes.png"),
     }
@@ -65,6 +66,7 @@ INPUTS: dict[str, Input] = {
     "label": Label(10),
     "layout": Layout(objects=4),
     "low_resolution": LowResolution(4),
+    "blindly": LowResolution(4, "bsr"),
     "masked_image": MaskedImage(SIZE),
     "segmentation": Segmentation(SIZE),
 }
@@ -73,6 +75,7 @@ SHAPES = {
     "label": (),
     "layout": (14,),
     "low_resolution": (3, 4, 4),
+    "blindly": (3, 4, 4),
     "masked_image": (4, SIZE, SIZE),
     "segmentation": (SIZE, SIZE),
 }
