@@ -1,4 +1,4 @@
-"""A run's model for other people's code: the command `ldm export`."""
+"""A model for other people's code: the command `ldm export`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from evaluation.errors import EvaluationError
 
 if TYPE_CHECKING:
-    from evaluation.run import LoadedRun
+    from evaluation.run import LoadedModel
 
 
 def main() -> None:
@@ -25,30 +25,32 @@ def main() -> None:
 
 
 def run(config: DictConfig) -> None:
-    """Writes the newest complete checkpoint of a run into config.output, in config.format."""
+    """Writes a model into config.output, in config.format."""
     if config.format not in FORMATS:
         raise EvaluationError(f"format={config.format}: choose one of {', '.join(FORMATS)}")
-    output = Path(config.output)
+    beside = Path(config.run) if config.run is not None else Path()
+    output = beside / "export" / config.format if config.output is None else Path(config.output)
     if output.exists():
         raise EvaluationError(f"output={output}: it exists; remove it, or give another folder")
-    from evaluation.run import load_run
+    from evaluation.source import load_source, source_of
 
-    loaded = load_run(Path(config.run), "cpu", "ema" if config.ema else "raw")
+    loaded = load_source(config, "cpu")
     try:
         with _appearing_whole(output) as folder:
             FORMATS[config.format](folder, loaded)
     except (ValueError, OSError) as error:
-        raise EvaluationError(f"run={config.run}, output={output}: {error}") from error
+        raise EvaluationError(f"{source_of(config)}, output={output}: {error}") from error
     print(output)
 
 
-def _diffusers(folder: Path, loaded: LoadedRun) -> None:
+def _diffusers(folder: Path, loaded: LoadedModel) -> None:
     from evaluation.diffusers_folder import PipelineParts, write_pipeline
     from models.prediction import PREDICTIONS
 
     image_model = loaded.image_model
     if image_model.prediction is not PREDICTIONS["epsilon"]:
-        raise ValueError(f"task.prediction={loaded.config.task.prediction}: only epsilon can be exported")
+        [name] = [name for name, prediction in PREDICTIONS.items() if prediction is image_model.prediction]
+        raise ValueError(f"task.prediction={name}: only epsilon can be exported")
     write_pipeline(
         folder,
         PipelineParts(
@@ -62,7 +64,7 @@ def _diffusers(folder: Path, loaded: LoadedRun) -> None:
     )
 
 
-def _safetensors(folder: Path, loaded: LoadedRun) -> None:
+def _safetensors(folder: Path, loaded: LoadedModel) -> None:
     from models.autoencoder import IdentityAutoencoder
     from models.interop import compvis
 
@@ -81,7 +83,7 @@ def _safetensors(folder: Path, loaded: LoadedRun) -> None:
     compvis.save(checkpoint, folder / "model.safetensors")
 
 
-FORMATS: dict[str, Callable[[Path, LoadedRun], None]] = {"diffusers": _diffusers, "safetensors": _safetensors}
+FORMATS: dict[str, Callable[[Path, LoadedModel], None]] = {"diffusers": _diffusers, "safetensors": _safetensors}
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
@@ -18,32 +19,39 @@ from evaluation.weights import WeightsError, not_finite
 from models.latent_diffusion import FirstStage, LatentDiffusion
 from models.prediction import PREDICTIONS
 from models.schedule import NoiseSchedule
-from training.checkpoint_files import CheckpointError, load_manifest, newest_complete, read_weights
+from training.checkpoint_files import MANIFEST, CheckpointError, load_manifest, newest_complete, read_weights
 
 ENGINE = "model"
 WEIGHTS = {"ema": "ema", "raw": "param"}
 
 
 @dataclass(frozen=True)
-class LoadedRun:
+class LoadedModel:
     """What sampling needs.
 
-    inputs: what the model's conditioners read, by name. step: training step of the weights. image_size: side of its
-    images in pixels.
+    inputs: what the model's conditioners read, by name. image_size: side of its images in pixels. origin: where it is
+    from, for those who look at its pictures.
     """
 
-    config: DictConfig
     image_model: ImageModel
     inputs: dict[str, Input]
-    step: int
     image_size: int
+    origin: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LoadedRun(LoadedModel):
+    """One that was trained here. step: training step of the weights."""
+
+    config: DictConfig
+    step: int
 
 
 def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> LoadedRun:
     """Builds the run's model with the weights of its newest complete checkpoint, in evaluation mode.
 
     Args:
-        folder: run folder with config.yaml and checkpoints/.
+        folder: run folder with config.yaml and checkpoints/, or one of those checkpoints.
         device: where model and first stage are put.
         weights: "ema", the moving average, or "raw", the weights of the last step.
 
@@ -52,11 +60,14 @@ def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> 
     """
     if weights not in WEIGHTS:
         raise EvaluationError(f"weights={weights}: choose one of {', '.join(WEIGHTS)}")
+    checkpoint = folder if (folder / MANIFEST).exists() else None
+    if checkpoint is not None:
+        folder = folder.resolve().parents[1]
     config = read_config(folder)
     if config.task.prediction not in PREDICTIONS:
         choices = ", ".join(PREDICTIONS)
         raise EvaluationError(f"run={folder}: task.prediction={config.task.prediction}; choose one of {choices}")
-    checkpoint = newest_complete(folder / "checkpoints")
+    checkpoint = checkpoint or newest_complete(folder / "checkpoints")
     if checkpoint is None:
         raise EvaluationError(f"run={folder}: no complete checkpoint in {folder / 'checkpoints'}; train it first")
     try:
@@ -84,7 +95,8 @@ def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> 
         PREDICTIONS[config.task.prediction],
         {name: kind.nothing() for name, kind in inputs.items()},
     )
-    return LoadedRun(config, image_model, inputs, manifest.step, config.data.image_size)
+    origin = {"run": str(folder), "training_step": manifest.step, "weights": weights}
+    return LoadedRun(image_model, inputs, config.data.image_size, origin, config, manifest.step)
 
 
 def read_config(folder: Path, tasks: tuple[str, ...] = ("diffusion",)) -> DictConfig:

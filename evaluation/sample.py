@@ -22,7 +22,7 @@ def main() -> None:
     """Entry point of `ldm sample` and `python -m evaluation.sample`."""
     from training import compose
 
-    compose.command("sample", run, (EvaluationError,))
+    compose.command("sample", run, (EvaluationError,), named_freely=("inputs",))
 
 
 def run(config: DictConfig) -> None:
@@ -34,13 +34,12 @@ def run(config: DictConfig) -> None:
     from data.errors import DataError
     from evaluation.generate import generate
     from evaluation.pictures import grid, write_png
-    from evaluation.run import load_run
+    from evaluation.source import load_source
     from evaluation.start_picture import read_start_picture
 
     if config.images < 1:
         raise EvaluationError(f"images={config.images}: give at least one")
-    weights = "ema" if config.ema else "raw"
-    loaded = load_run(Path(config.run), "cuda" if torch.cuda.is_available() else "cpu", weights)
+    loaded = load_source(config, "cuda" if torch.cuda.is_available() else "cpu")
     sampler: Sampler = instantiate(config.sampler)
     size = loaded.image_size if config.image_size is None else config.image_size
     described = descriptions(config, loaded.inputs)
@@ -71,13 +70,14 @@ def run(config: DictConfig) -> None:
         )
     except (ValueError, DataError) as error:
         raise EvaluationError(str(error)) from error
-    output = Path(config.output)
+    beside = Path(config.run) if config.run is not None else Path()
+    output = beside / "pictures" if config.output is None else Path(config.output)
     for (description, seed), image in zip(rows, images, strict=True):
         settings = {**description, "seed": seed, "steps": config.steps, "guidance_scale": config.guidance_scale}
         settings |= {"sampler": config.sampler._target_.rpartition(".")[2]}
         if config.image is not None:
             settings |= {"image": config.image, "mask": config.mask, "strength": config.strength}
-        settings |= {"run": str(config.run), "training_step": loaded.step, "weights": weights}
+        settings |= loaded.origin
         words = " ".join(str(value) for value in description.values())
         path = output / f"{_file_name(words)}-seed{seed}.png"
         write_png(path, image, {"Description": words, "Parameters": json.dumps(settings, ensure_ascii=False)})

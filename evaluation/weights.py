@@ -45,19 +45,20 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def fill(module: nn.Module, stored: dict[str, Tensor], path: str | None, key: str, described_by: str) -> None:
-    """Puts weights into a module, in float32. Raises WeightsError, naming the first entry that doesn't fit, or isn't
-    finite.
+    """Puts weights into a module, in float32. Raises WeightsError, naming every entry that doesn't fit, or the first that
+    isn't finite.
 
     path, key: where the weights come from. described_by: the setting that the module was built from.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in stored.items()}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            raise WeightsError(
-                f"{key}={path}: {name} is {found.get(name, 'absent')} in the file and "
-                f"{wanted.get(name, 'absent')} in {described_by}; make the two agree"
-            )
+    faults = [
+        f"{name} is {found.get(name, 'absent')} in the file and {wanted.get(name, 'absent')} in {described_by}"
+        for name in sorted(wanted.keys() | found.keys())
+        if wanted.get(name) != found.get(name)
+    ]
+    if faults:
+        raise WeightsError(f"{key}={path}: {'; '.join(faults)}; make the two agree")
     if broken := not_finite(stored):
         raise WeightsError(f"{key}={path}: {broken} holds infinite numbers, or NaN; take another file")
     module.load_state_dict(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -28,13 +29,16 @@ def command(
     run: Callable[[DictConfig], None],
     user_errors: tuple[type[Exception], ...],
     shown_in_help: tuple[str, ...] = (),
+    named_freely: tuple[str, ...] = (),
 ) -> None:
     """Runs a verb: composes conf/`config_name`.yaml with the command line's overrides and calls `run`.
 
     A wrong setting, and any of `user_errors`, ends the process with one message on stderr and status 2.
     Hydra's own flags (--help, --cfg job, ...) work as everywhere. `shown_in_help`: overrides that --help needs to
-    show a whole configuration.
+    show a whole configuration. `named_freely`: settings below which any key may be given.
     """
+    freely = tuple(f"{key}." for key in named_freely)
+    sys.argv[1:] = [f"++{argument}" if argument.startswith(freely) else argument for argument in sys.argv[1:]]
     overrides = _overrides(sys.argv[1:])
     if any(argument in ("--help", "-h") for argument in sys.argv[1:]):
         given = {override.partition("=")[0] for override in overrides}
@@ -87,10 +91,10 @@ def _check_overrides(config_name: str, overrides: list[str]) -> None:
                 "needs quotes of its own: 'key=\"value\"'"
             )
     try:
-        config = _composed(config_name, overrides)
+        config = composed(config_name, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         fail(_explain(error, config_name, overrides))
-    plain = _composed(config_name, [override for override in overrides if _chooses_a_file(override)])
+    plain = composed(config_name, [override for override in overrides if _chooses_a_file(override)])
     defaults, values = (dict(_dotted(OmegaConf.to_container(c, resolve=False), "")) for c in (plain, config))
     last = {key: text for key, _, text in (override.partition("=") for override in overrides)}
     for key, text in last.items():
@@ -98,9 +102,15 @@ def _check_overrides(config_name: str, overrides: list[str]) -> None:
             fail(f"{key}={text}: it must be {wanted}")
 
 
-def _composed(config_name: str, overrides: list[str]) -> DictConfig:
-    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        return compose(config_name, overrides=overrides)
+def composed(config_name: str, overrides: list[str]) -> DictConfig:
+    """conf/`config_name`.yaml with overrides, as a command line would have it. Raises Hydra's exceptions."""
+    running = GlobalHydra.instance().hydra  # a verb's own, of which there can be only one at a time
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            return compose(config_name, overrides=overrides)
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def _chooses_a_file(override: str) -> bool:
@@ -132,14 +142,14 @@ def _explain(error: Exception, config_name: str, overrides: list[str]) -> str:
     """Hydra's message in one line, with the override at fault and the nearest keys or choices."""
     text = " ".join(str(error).split())
     if missing := re.match(r"You must specify '(\w+)'", text):
-        return f"{missing[1]}=???: it has no value; choose one of {', '.join(_choices(missing[1]))}"
+        return f"{missing[1]}=???: it has no value; choose one of {', '.join(choices(missing[1]))}"
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if _chooses_a_file(override) and value not in _choices(key):
-            choices = _choices(key)
+        if _chooses_a_file(override) and value not in choices(key):
+            there = choices(key)
             return (
-                f"{key}={value}: there is no such {key.partition('@')[0]}; choose one of {', '.join(choices)}"
-                f"{_nearest(value, choices)}"
+                f"{key}={value}: there is no such {key.partition('@')[0]}; choose one of {', '.join(there)}"
+                f"{_nearest(value, there)}"
             )
     keys = _all_keys(config_name, overrides)
     for override in overrides:
@@ -149,14 +159,15 @@ def _explain(error: Exception, config_name: str, overrides: list[str]) -> str:
     return text
 
 
-def _choices(group: str) -> list[str]:
+def choices(group: str) -> list[str]:
+    """Names of the files of a group."""
     return sorted(path.stem for path in (CONFIG_FOLDER / group.partition("@")[0]).glob("*.yaml"))
 
 
 def _all_keys(config_name: str, overrides: Iterable[str]) -> list[str]:
     """Every dotted key of the configuration that the overrides choosing files lead to."""
     try:
-        config = _composed(config_name, [override for override in overrides if _chooses_a_file(override)])
+        config = composed(config_name, [override for override in overrides if _chooses_a_file(override)])
     except (HydraException, OmegaConfBaseException):
         return []
     return [key for key, _ in _dotted(OmegaConf.to_container(config, resolve=False), "")]

@@ -148,7 +148,7 @@ def test_command_writes_pictures_that_name_their_settings(
     ("override", "message"),
     [
         ("prompts=[]", "at least one"),
-        ("+inputs.label=[1]", "conditioned on ['caption']"),
+        ("inputs.label=[1]", "conditioned on ['caption']"),
         ("image_size=15", "divisible"),
         ("steps=0", "steps=0"),
     ],

@@ -48,7 +48,7 @@ MODELS = {
     "lsun_churches": Row(294, 294_966_916),
     "imagenet_ldm1": Row(396),
     "imagenet_ldm2": Row(391),
-    "imagenet_ldm4": Row(391, 400_920_579, 512_512, tolerance=0.03),
+    "imagenet_ldm4": Row(391, 400_920_579, 512_512, tolerance=0.03),  # its header tells what was tried
     "imagenet_ldm8": Row(395),
     "imagenet_ldm16": Row(395),
     "imagenet_ldm32": Row(395),
@@ -60,8 +60,8 @@ MODELS = {
     "celebahq_ldm32": Row(258),
     "txt2img_1p45b": Row(1450, 872_300_484, 542_895_360, TEXT_HEAD),
     "layout_openimages": Row(306, 246_277_379, LAYOUT_TRANSFORMER, LAYOUT_HEAD),
-    "layout_coco": Row(345, tolerance=0.07),
-    "imagenet": Row(395, 400_920_579, 512_512),
+    "layout_coco": Row(345, tolerance=0.07),  # its header tells what was tried
+    "imagenet": Row(400, 400_920_579, 512_512),  # of Tab. 3, 10 and 18; Tab. 15 says 395M
     "superresolution": Row(169, 113_622_563, 0, FIRST_STAGE_VQ_F4),
     "inpainting": Row(215),
     "inpainting_big": Row(387, 387_245_827),
