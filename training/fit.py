@@ -100,7 +100,9 @@ def build_monitor(
     assert isinstance(task, DiffusionTask)
     protocol: Protocol | None = None
     if config.monitor.protocol is not None:
-        protocol = Protocol.of(OmegaConf.load(CONFIG_FOLDER / "protocol" / f"{config.monitor.protocol}.yaml"))
+        protocol = Protocol.of(
+            dict(OmegaConf.load(CONFIG_FOLDER / "protocol" / f"{config.monitor.protocol}.yaml"))  # type: ignore[arg-type]
+        )
     model, sampler = build_eval_model(config, ranks), instantiate(config.monitor.sampler)
     return DiffusionMonitor(folder, config, task, model, held_out, ranks, tracker, protocol, sampler)
 
