@@ -195,7 +195,6 @@ def test_coco_files_are_prepared_once(tmp_path: Path) -> None:
         (["+metric@protocol.metrics.kid=kid"], "4 real images are fewer than subset_size=1000"),
         (["+metric@protocol.metrics.lpips=lpips"], "perceptual_weights=null"),
         (["+metric@protocol.metrics.clip_score=clip_score"], "clip_weights=null"),
-        (["+protocol.data_sha256=ab"], "is of ab; give those"),
         (["data.captions=x.json"], "data.shards=null"),
         (["data.shards=absent"], "absent"),
     ],
@@ -215,6 +214,16 @@ def test_command_names_what_cannot_work(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+    assert not (run / "evaluation").exists()
+
+
+def test_a_protocol_of_other_data_is_not_measured(
+    run: Path, shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command(monkeypatch, f"run={run}", *SMALL, f"data.shards={shards}", "+protocol.data_sha256=ab")
+    assert stopped.value.code == 2
+    assert "and protocol openmoji is of ab; give those" in capsys.readouterr().err
     assert not (run / "evaluation").exists()
 
 
