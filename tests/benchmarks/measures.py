@@ -1,7 +1,8 @@
 """The measures' speed and memory, printed beside what is required of them.
 
 python -m tests.benchmarks.measures                  # all of it
-python -m tests.benchmarks.measures frechet          # or some
+python -m tests.benchmarks.measures frechet          # or some of frechet, precision_recall, fid
+python -m tests.benchmarks.measures fid --images 300 # less of it; --share 25: a part of precision and recall
 """
 
 from __future__ import annotations
@@ -204,7 +205,7 @@ MEASURES = {"frechet": measure_frechet, "precision_recall": measure_precision_re
 def main() -> None:
     """Prints a table: what, measured, required."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("measures", nargs="*", default=list(MEASURES), choices=[*MEASURES, []])
+    parser.add_argument("measures", nargs="*", default=[], choices=[*MEASURES, []], metavar="MEASURE")
     parser.add_argument("--images", type=int, default=2000, help="in the folder that FID and IS are computed of")
     parser.add_argument("--features", type=int, default=50_000, help="on either side of precision and recall")
     parser.add_argument(
@@ -216,7 +217,7 @@ def main() -> None:
     if arguments.precision_recall_of is not None:
         print_precision_recall(arguments.precision_recall_of, arguments.share)
         return
-    for name in arguments.measures:
+    for name in arguments.measures or MEASURES:
         MEASURES[name](arguments)
 
 
