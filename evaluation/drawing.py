@@ -103,7 +103,7 @@ def check_data(protocol: Protocol, samples: HeldOut | None) -> None:
     if protocol.data_sha256 is not None and found != protocol.data_sha256:
         raise EvaluationError(
             f"data.shards: their fingerprint is {found} and protocol {protocol.name} is of {protocol.data_sha256}; "
-            "give those, or set protocol.data_sha256 (which is another protocol)"
+            "give those, or set +protocol.data_sha256 (which is another protocol)"
         )
 
 

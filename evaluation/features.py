@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class MeasureNames:
     score: str
 
 
-class FeatureNetwork:
+class FeatureNetwork(ABC):
     """Images to features; `names` keeps numbers from different networks apart.
 
     weights: the file that the network's weights came from. device: where the network runs.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,24 +24,27 @@ AHEAD = 2
 
 
 class ImageFolder:
-    """The image files below a folder. Their numbers are drawn from a seed, so that the first are as good as any.
+    """The image files below a folder.
 
     Args:
         folder: searched with its subfolders.
         image_size: side in pixels of the squares that are cut from the middle; None: as they are, all of one size.
         batch_size: pictures at a time.
+        seed: from which their numbers are drawn, so that the first are as good as any; None: as their names follow.
 
     Raises EvaluationError when there are none.
     """
 
-    def __init__(self, folder: Path, image_size: int | None, batch_size: int) -> None:
+    def __init__(self, folder: Path, image_size: int | None, batch_size: int, seed: int | None = 0) -> None:
         self._paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
         if not self._paths:
             raise EvaluationError(
                 f"no image file ({', '.join(sorted(SUFFIXES))}) below {folder}: check the path, or give shards"
             )
         self._size, self._batch_size = image_size, batch_size
-        self._order = torch.randperm(len(self._paths), generator=torch.Generator().manual_seed(0)).tolist()
+        count = len(self._paths)
+        drawn = None if seed is None else torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+        self._order: Sequence[int] = range(count) if drawn is None else drawn
         names = [[str(path.relative_to(folder)), path.stat().st_size] for path in self._paths]
         self.fingerprint = hashlib.sha256(json.dumps(names).encode()).hexdigest()
 

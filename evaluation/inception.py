@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -71,14 +73,12 @@ def resized(x: Tensor) -> Tensor:
 
 def _folded(block: nn.Module) -> nn.Conv2d:
     """The block's convolution with its normalisation, folded in float64."""
-    convolution, normalisation = (block.get_submodule(name).double() for name in ("conv", "bn"))
-    folded: nn.Conv2d = fuse_conv_bn_eval(convolution, normalisation).float()
-    for module in (convolution, normalisation):
-        module.float()
-    return folded
+    convolution, normalisation = (copy.deepcopy(block.get_submodule(name)).double() for name in ("conv", "bn"))
+    assert isinstance(convolution, nn.Conv2d) and isinstance(normalisation, nn.BatchNorm2d)
+    return fuse_conv_bn_eval(convolution, normalisation).float()
 
 
-def _apply(convolution: nn.Conv2d, x: Tensor) -> Tensor:
+def _apply(convolution: nn.Module, x: Tensor) -> Tensor:
     return F.relu_(convolution(x))
 
 

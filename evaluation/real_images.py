@@ -92,7 +92,7 @@ def known_reference(
         if settings.file is not None:
             raise EvaluationError(
                 f"reference.file={settings.file}: protocol {protocol.name} compares images with their own originals; "
-                "leave it out, or set protocol.reference=file (which is another protocol)"
+                "leave it out, or set +protocol.reference=file (which is another protocol)"
             )
         return None
     if settings.file is None:

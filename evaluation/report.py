@@ -197,6 +197,7 @@ def _steps_lead(run: RunRecord) -> str:
 def _results_table(group: list[Result]) -> dict[str, Any]:
     first = group[0]
     name, score = first.measured["frechet_name"], first.measured["score_name"]
+    others = list(first.measured.get("others", {}))
     rows = [
         {
             "what": "before training" if result.step == 0 else f"weights: {result.weights}",
@@ -206,6 +207,7 @@ def _results_table(group: list[Result]) -> dict[str, Any]:
             "frechet": number(result.measured["frechet"]),
             "score": number(result.measured["score"]),
             "score_std": number(result.measured["score_std"]),
+            "others": [number(result.measured["others"][other]["value"]) for other in others],
         }
         for result in group
     ]
@@ -214,16 +216,21 @@ def _results_table(group: list[Result]) -> dict[str, Any]:
         "frechet_name": name,
         "score_name": score,
         "rows": rows,
-        "paper": [_paper_row(row) for row in first.paper],
+        "other_names": others,
+        "paper": [_paper_row(row, others) for row in first.paper],
         "card": _as_yaml({**first.protocol, "hash": first.protocol_hash, "network": first.measured["features"]}),
     }
 
 
-def _paper_row(row: dict[str, Any]) -> dict[str, str]:
+def _paper_row(row: dict[str, Any], others: list[str]) -> dict[str, Any]:
+    def shown(value: float | None) -> str:
+        return "–" if value is None else number(value)
+
     return {
         "name": f"published: {row['name']}",
-        "frechet": number(row["frechet"]) if row.get("frechet") is not None else "–",
-        "score": number(row["score"]) if row.get("score") is not None else "–",
+        "frechet": shown(row.get("frechet")),
+        "score": shown(row.get("score")),
+        "others": [shown(row.get("others", {}).get(other)) for other in others],
     }
 
 

@@ -89,7 +89,8 @@ def read_weights_file(location: str, sha256: str | None) -> WeightsFile:
     if sha256 is not None and found != sha256:
         raise ValueError(
             f"the weights at {location} have the sha256 {found} and not {sha256}: they are other weights, or were not "
-            "read to their end. Get the right ones, or name that hash in the protocol, which makes it another"
+            "read to their end. Get the right ones, or name these in the protocol: in features_sha256, or in the "
+            "metric's network"
         )
     try:
         state = (

@@ -105,7 +105,7 @@ def build_monitor(
     assert isinstance(task, DiffusionTask)
     protocol: Protocol | None = None
     if config.monitor.protocol is not None:
-        protocol = Protocol.of(OmegaConf.load(CONFIG_FOLDER / "protocol" / f"{config.monitor.protocol}.yaml"))
+        protocol = Protocol.of(dict(OmegaConf.load(CONFIG_FOLDER / "protocol" / f"{config.monitor.protocol}.yaml")))
     model, sampler = build_eval_model(config, ranks), instantiate(config.monitor.sampler)
     return DiffusionMonitor(folder, config, task, model, held_out, ranks, tracker, protocol, sampler)
 

@@ -30,7 +30,8 @@ class FeatureSets(Metric):
         self.output = output
         self.kept = Sizes(min(sizes.generated, most), min(sizes.real, most))
         self._generated, self._real = (
-            KeptRows(count, network.widths[output]) for count in (self.kept.generated, self.kept.real)
+            KeptRows(count, network.widths[output], device=network.device)
+            for count in (self.kept.generated, self.kept.real)
         )
 
     def generated(self, pictures: Pictures, outputs: Mapping[str, Tensor]) -> None:

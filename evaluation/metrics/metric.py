@@ -63,12 +63,16 @@ class Sizes:
 class Network(Protocol):
     """Turns images into what measures are computed from; one call serves every measure that reads it.
 
-    description: the network and the sha256 of its weights. widths: length of each output that is a vector.
+    description: the network and the sha256 of its weights. device: where it runs.
     """
 
     description: str
-    widths: Mapping[str, int]
     device: torch.device
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        """Length of each output that is a vector."""
+        ...
 
     def outputs(self, pictures: Pictures) -> Mapping[str, Tensor]:
         """Outputs by name: vectors float [B, width], or numbers float [B]."""

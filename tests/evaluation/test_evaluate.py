@@ -20,7 +20,7 @@ from data.prepare import prepare
 from data.sources import HELD_OUT, TRAIN, Sample
 from data.stream import Storage
 from data.tokenizer import BertTokenizer
-from evaluation import evaluate
+from evaluation import evaluate, real_images
 from evaluation.errors import EvaluationError
 from evaluation.heldout import HeldOut
 from evaluation.protocol import Protocol
@@ -128,6 +128,39 @@ def test_command_writes_a_result_and_the_report(
     assert content["protocol_hash"] == result.protocol_hash
 
 
+def test_a_metric_is_measured_where_it_is_named(
+    run: Path, shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("psnr", "precision_recall")
+    metrics = [f"+metric@protocol.metrics.{name}={name}" for name in names]
+    settings = ["protocol.metrics.precision_recall.resamples=20", "+protocol.picture_file=jpeg95"]
+    command(monkeypatch, f"run={run}", *SMALL, f"data.shards={shards}", *metrics, *settings)
+    (result,) = read_results(run)
+    assert list(result.measured["others"]) == ["PSNR", "Precision", "Recall"]
+    assert 0 < result.measured["others"]["PSNR"]["value"] < 50
+    assert set(result.protocol["metrics"]) == set(names)
+    assert set(result.data) == {"samples"}
+    assert "PSNR" in capsys.readouterr().out
+
+
+def test_first_stage_and_kept_reference(run: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real images are read once; the second run, without them, measures the same."""
+    file, images = run / "real.safetensors", run / "images"
+    images.mkdir()
+    for i in range(6):
+        noise = np.random.default_rng(i).integers(0, 256, (18, 17, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(images / f"{i}.png")
+    settings = ["+protocol.draws=reconstructions", "+protocol.reference=file", f"reference.file={file}"]
+    found = []
+    for more in ([f"reference.images={images}"], []):
+        command(monkeypatch, f"run={run}", *SMALL, f"data.shards={shards}", *settings, *more)
+        (result,) = read_results(run)
+        found.append(result.measured)
+        assert set(result.data) == {"samples", "reference"}
+    assert found[0] == found[1]
+    assert (found[0]["generated_images"], found[0]["reference_images"]) == (4, 6)
+
+
 def test_coco_files_are_prepared_once(tmp_path: Path) -> None:
     images = tmp_path / "val2014"
     images.mkdir()
@@ -142,11 +175,11 @@ def test_coco_files_are_prepared_once(tmp_path: Path) -> None:
     captions.write_text(json.dumps(annotations))
     settings = OmegaConf.create({"shards": str(tmp_path / "shards"), "captions": str(captions), "images": str(images)})
     alone = Distributed(0, 1, 0, torch.device("cpu"))
-    url = evaluate.shards(settings, Storage(), alone)
+    url = real_images.shards(settings, Storage(), alone)
     (batch,) = HeldOut(url, Storage(), INPUTS, protocol(4), 4, 0).batches(0, 1)
     assert sorted(batch.captions) == [f"picture {i}" for i in range(4)]
     captions.unlink()
-    assert evaluate.shards(settings, Storage(), alone) == url
+    assert real_images.shards(settings, Storage(), alone) == url
 
 
 @pytest.mark.parametrize(
@@ -154,7 +187,17 @@ def test_coco_files_are_prepared_once(tmp_path: Path) -> None:
     [
         (["protocol.sampler_steps=0"], "sampler_steps is 0"),
         (["protocol=coco30k_256"], "feature_weights=None: features 'inception' need weights"),
-        (["protocol=coco31k"], "choose one of coco30k_256, openmoji"),
+        (["protocol=coco31k"], "choose one of coco30k_256, coco30k_512"),
+        (["+protocol.reference=file"], "reference.file=null"),
+        (["reference.file=x.safetensors"], "compares images with their own originals"),
+        (
+            ["+protocol.reference=file", "reference.file=x.safetensors"],
+            "reference.file=x.safetensors: there is no such",
+        ),
+        (["+protocol.reference=file", "reference.file=x", "reference.images=."], "no image file"),
+        (["+metric@protocol.metrics.kid=kid"], "4 real images are fewer than subset_size=1000"),
+        (["+metric@protocol.metrics.lpips=lpips"], "perceptual_weights=null"),
+        (["+metric@protocol.metrics.clip_score=clip_score"], "clip_weights=null"),
         (["data.captions=x.json"], "data.shards=null"),
         (["data.shards=absent"], "absent"),
     ],
@@ -174,6 +217,16 @@ def test_command_names_what_cannot_work(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+    assert not (run / "evaluation").exists()
+
+
+def test_a_protocol_of_other_data_is_not_measured(
+    run: Path, shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command(monkeypatch, f"run={run}", *SMALL, f"data.shards={shards}", "+protocol.data_sha256=ab")
+    assert stopped.value.code == 2
+    assert "and protocol openmoji is of ab; give those" in capsys.readouterr().err
     assert not (run / "evaluation").exists()
 
 

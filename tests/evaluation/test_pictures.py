@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation.pictures import grid, to_uint8, write_png
+from evaluation.pictures import grid, through_jpeg, to_uint8, write_png
 
 
 def test_rounding_clamping_and_range() -> None:
@@ -36,3 +36,11 @@ def test_grid_places_every_picture_once() -> None:
     assert grid(images[:2], columns=8).shape[2] == 2 * 3 + 4  # no empty columns
     with pytest.raises(ValueError, match="at least one image"):
         grid(images[:0])
+
+
+def test_jpeg_keeps_shape_and_changes_little() -> None:
+    coarse = torch.rand(2, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    images = (255 * torch.nn.functional.interpolate(coarse, 16, mode="bilinear")).to(torch.uint8)
+    read = through_jpeg(images)
+    assert (read.shape, read.dtype) == (images.shape, torch.uint8)
+    assert 0 < (read.float() - images.float()).abs().mean() < 4

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -103,6 +104,20 @@ def test_results_of_different_protocols_are_never_compared(run: Path) -> None:
     text = write_report(run).read_text()
     assert "times lower" not in text
     assert text.count("<table>") == 2 + 1  # one for each protocol, one of bad samples
+
+
+def test_further_metrics_stand_beside_the_published_ones(run: Path) -> None:
+    plain = result(120, 100.0, "h2", "with_metrics")
+    measured = {**plain.measured, "others": {"KID": {"value": 0.0234}, "<Recall>": {"value": 0.61}}}
+    paper = [{"name": "LDM-4 (Tab. 3)", "frechet": 3.6, "score": None, "others": {"<Recall>": 0.48}}]
+    write_result(run, replace(plain, measured=measured, paper=paper))
+    text = write_report(run).read_text()
+    assert '<th class="number score">KID</th><th class="number score">&lt;Recall&gt;</th>' in text
+    assert '<td class="number">0.0234</td><td class="number">0.61</td>' in text
+    assert (
+        '<td class="number">3.6</td><td class="number">–</td><td class="number">–</td><td class="number">0.48</td>'
+        in text
+    )
 
 
 def test_a_worse_result_is_called_worse(run: Path) -> None:
