@@ -105,7 +105,7 @@ def generate(
         for first in range(0, len(seeds), batch_size):
             rows = slice(first, first + batch_size)
             conditional = image_model.condition({name: values[rows] for name, values in inputs.items()})
-            network = classifier_free(model.denoise, conditional, unconditional, guidance_scale)
+            network = classifier_free(model.remembering(), conditional, unconditional, guidance_scale)
             denoiser = as_denoiser(network, image_model.prediction, schedule)
             noise = _Noise(seeds[rows], latent_shape, image_model.device)
             z_T, start = noise.draw(), None  # [B, C, h, w]

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.layers import Linear
 from models.normalisation import group_norm
 
 
@@ -41,6 +42,24 @@ def head_count(width: int, heads: int | None, head_channels: int | None) -> int:
     return divisor if heads is not None else width // divisor
 
 
+class ReadOnce:
+    """A context whose keys and values each layer computes once: for the many steps of one sampling.
+
+    context: float [B, L, D]. The layers' weights mustn't change while it is in use.
+    """
+
+    def __init__(self, context: Tensor) -> None:
+        self.context = context
+        self.shape = context.shape
+        self._found: dict[nn.Module, Tensor] = {}
+
+    def through(self, layer: nn.Module) -> Tensor:
+        """layer(context), computed at the first call."""
+        if layer not in self._found:
+            self._found[layer] = layer(self.context)
+        return self._found[layer]
+
+
 class Attention(nn.Module):
     """Multi-head attention of x to a context, or to itself; biases only in the output (LDM Sec. 3.3).
 
@@ -50,17 +69,18 @@ class Attention(nn.Module):
     def __init__(self, width: int, context_width: int, heads: int, head_width: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(width, heads * head_width, bias=False)
+        self.query = Linear(width, heads * head_width, bias=False)
         # Keys and values share their input: one matrix product instead of two.
-        self.key_value = nn.Linear(context_width, 2 * heads * head_width, bias=False)
-        self.out = nn.Linear(heads * head_width, width)
+        self.key_value = Linear(context_width, 2 * heads * head_width, bias=False)
+        self.out = Linear(heads * head_width, width)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | ReadOnce) -> Tensor:
         """x [B, N, width], context [B, M, context_width] -> [B, N, width]."""
+        read = context.through(self.key_value) if isinstance(context, ReadOnce) else self.key_value(context)
         q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, N, head_width]
         k, v = (
             half.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, M, head_width]
-            for half in self.key_value(context).chunk(2, dim=-1)
+            for half in read.chunk(2, dim=-1)
         )
         h = F.scaled_dot_product_attention(q, k, v)  # [B, heads, N, head_width]
         return self.out(h.transpose(1, 2).flatten(2))
@@ -71,8 +91,8 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.expand = nn.Linear(width, 8 * width)
-        self.out = nn.Linear(4 * width, width)
+        self.expand = Linear(width, 8 * width)
+        self.out = Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.expand(x).chunk(2, dim=-1)  # each [B, N, 4 * width]
@@ -91,7 +111,7 @@ class TransformerBlock(nn.Module):
         self.norm_3 = nn.LayerNorm(width)
         self.feed_forward = GatedFeedForward(width)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | ReadOnce) -> Tensor:
         """x [B, N, width], context [B, L, context_width] -> [B, N, width]."""
         h = self.norm_1(x)  # [B, N, width]
         x = x + self.self_attention(h, h)
@@ -109,11 +129,11 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         self.norm = group_norm(channels, 1e-6)
         # Linear over tokens is the same map as a 1 x 1 convolution over positions, without a transpose.
-        self.project_in = nn.Linear(channels, channels)
+        self.project_in = Linear(channels, channels)
         self.blocks = nn.ModuleList(TransformerBlock(channels, context_width, heads) for _ in range(depth))
-        self.project_out = zeroed(nn.Linear(channels, channels))
+        self.project_out = zeroed(Linear(channels, channels))
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | ReadOnce) -> Tensor:
         """x [B, C, H, W], context [B, L, context_width] -> [B, C, H, W]."""
         h = self.project_in(to_tokens(self.norm(x)))  # [B, H*W, C]
         for block in self.blocks:
@@ -132,10 +152,10 @@ class SelfAttentionBlock(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = group_norm(channels, 1e-5)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.out = zeroed(nn.Linear(channels, channels))
+        self.qkv = Linear(channels, 3 * channels)
+        self.out = zeroed(Linear(channels, channels))
 
-    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | ReadOnce | None) -> Tensor:
         """x [B, C, H, W] -> [B, C, H, W]. context is unused: both kinds of block are called alike."""
         h = self.qkv(to_tokens(self.norm(x)))  # [B, H*W, 3*C]
         q, k, v = (

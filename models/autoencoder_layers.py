@@ -6,7 +6,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.normalisation import group_norm
+from models.layers import UpsamplingConvolution
+from models.normalisation import group_norm, normalised_silu
 
 EPS = 1e-6  # of every normalisation
 
@@ -23,9 +24,9 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv_1(F.silu(self.norm_1(x)))  # [B, C_out, H, W]
-        h = self.conv_2(F.silu(self.norm_2(h)))  # [B, C_out, H, W]
-        return self.skip(x) + h
+        h = self.conv_1(normalised_silu(self.norm_1, x))  # [B, C_out, H, W]
+        h = self.conv_2(normalised_silu(self.norm_2, h))  # [B, C_out, H, W]
+        return h.add_(self.skip(x))
 
 
 class Attention(nn.Module):
@@ -66,10 +67,10 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = UpsamplingConvolution(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.conv(x)
 
 
 class Level(nn.Module):
@@ -137,7 +138,7 @@ class Encoder(nn.Module):
         for level in self.levels:
             h = level(h)
         h = self.middle(h)  # [B, C_last, H/2^(levels-1), W/2^(levels-1)]
-        return self.head(F.silu(self.norm(h)))
+        return self.head(normalised_silu(self.norm, h))
 
 
 class Decoder(nn.Module):
@@ -178,4 +179,4 @@ class Decoder(nn.Module):
         h = self.middle(self.stem(z))  # [B, C_last, h, w]
         for level in self.levels:
             h = level(h)
-        return F.silu(self.norm(h))  # [B, channels, h*2^(levels-1), w*2^(levels-1)]
+        return normalised_silu(self.norm, h)  # [B, channels, h*2^(levels-1), w*2^(levels-1)]

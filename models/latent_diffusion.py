@@ -1,10 +1,11 @@
 """Latent diffusion put together: the trainable denoiser with its conditioner, and the frozen first stage."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from models.attention import ReadOnce
 from models.autoencoder import Autoencoder, IdentityAutoencoder
 from models.conditioners import NOTHING, Condition, Conditioner, Conditioners, joined
 from models.tiling import decode_tiled
@@ -29,9 +30,29 @@ class LatentDiffusion(nn.Module):
 
     def denoise(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The UNet's output for a condition: float [B, C, h, w], as z_t. t: int64 [B]."""
+        return self._denoise(z_t, t, condition, condition.context)
+
+    def remembering(self) -> Callable[[Tensor, Tensor, Condition], Tensor]:
+        """`denoise` for one sampling: a context's keys and values are computed at the first step alone.
+
+        Takes no gradient through the conditions, and the weights mustn't change while it is in use.
+        """
+        known: ReadOnce | None = None
+
+        def network(z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+            nonlocal known
+            if condition.context is None or torch.is_grad_enabled():
+                return self.denoise(z_t, t, condition)
+            if known is None or known.context is not condition.context:
+                known = ReadOnce(condition.context)
+            return self._denoise(z_t, t, condition, known)
+
+        return network
+
+    def _denoise(self, z_t: Tensor, t: Tensor, condition: Condition, context: Tensor | ReadOnce | None) -> Tensor:
         if condition.channels is not None:
             z_t = torch.cat([z_t, condition.channels.to(z_t)], dim=1)  # [B, C + concatenated, h, w]
-        return self.unet(z_t, t, condition.context, condition.labels)
+        return self.unet(z_t, t, context, condition.labels)
 
     def forward(self, z_t: Tensor, t: Tensor, inputs: Mapping[str, Tensor], given: Condition = NOTHING) -> Tensor:
         """Predicted noise, as z_t: float [B, C, h, w]. t: int64 [B]. inputs, given: see `condition`. LDM Eq. 3."""

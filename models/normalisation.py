@@ -2,7 +2,9 @@
 
 from math import gcd
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 def group_norm(channels: int, eps: float) -> nn.GroupNorm:
@@ -12,3 +14,8 @@ def group_norm(channels: int, eps: float) -> nn.GroupNorm:
     layers get few groups. At a width of exactly 32 the published rule does have that effect.
     """
     return nn.GroupNorm(32 if channels % 32 == 0 else gcd(4, channels), channels, eps=eps)
+
+
+def normalised_silu(norm: nn.Module, x: Tensor) -> Tensor:
+    """SiLU of norm(x), of x's shape; in place where no gradient will ask for what lies between."""
+    return F.silu(norm(x), inplace=not torch.is_grad_enabled())

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.attention import SelfAttentionBlock, SpatialTransformer, head_count, zeroed
-from models.normalisation import group_norm
+from models.attention import ReadOnce, SelfAttentionBlock, SpatialTransformer, head_count, zeroed
+from models.layers import Convolution3x3, Linear, UpsamplingConvolution
+from models.normalisation import group_norm, normalised_silu
 
 EPS = 1e-5  # of every normalisation but the spatial transformers'
 
@@ -29,8 +30,8 @@ class TimeEmbedding(nn.Module):
     def __init__(self, channels: int, classes: int | None) -> None:
         super().__init__()
         self.channels = channels
-        self.linear_1 = nn.Linear(channels, 4 * channels)
-        self.linear_2 = nn.Linear(4 * channels, 4 * channels)
+        self.linear_1 = Linear(channels, 4 * channels)
+        self.linear_2 = Linear(4 * channels, 4 * channels)
         self.classes = None if classes is None else nn.Embedding(classes, 4 * channels)
 
     def forward(self, t: Tensor, labels: Tensor | None) -> Tensor:
@@ -63,11 +64,11 @@ class ResidualBlock(nn.Module):
         self.scale_shift_norm = scale_shift_norm
         self.resize = resize
         self.norm_1 = group_norm(in_channels, EPS)
-        self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.embedding = nn.Linear(embedding_width, (2 if scale_shift_norm else 1) * out_channels)
+        self.conv_1 = Convolution3x3(in_channels, out_channels)
+        self.embedding = Linear(embedding_width, (2 if scale_shift_norm else 1) * out_channels)
         self.norm_2 = group_norm(out_channels, EPS)
         self.dropout = nn.Dropout(dropout)
-        self.conv_2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.conv_2 = zeroed(Convolution3x3(out_channels, out_channels))
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def _resized(self, x: Tensor) -> Tensor:
@@ -77,14 +78,14 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x [B, C_in, H, W], embedding [B, E] (activated) -> [B, C_out, H', W']."""
-        h = self.conv_1(self._resized(F.silu(self.norm_1(x))))  # [B, C_out, H', W']
+        h = self.conv_1(self._resized(normalised_silu(self.norm_1, x)))  # [B, C_out, H', W']
         e = self.embedding(embedding)[:, :, None, None]  # [B, C_out or 2 * C_out, 1, 1]
         if self.scale_shift_norm:
             scale, shift = e.chunk(2, dim=1)  # each [B, C_out, 1, 1]
             h = self.norm_2(h) * (1 + scale) + shift
         else:
             h = self.norm_2(h + e)
-        return self.skip(self._resized(x)) + self.conv_2(self.dropout(F.silu(h)))
+        return self.conv_2(self.dropout(F.silu(h))).add_(self.skip(self._resized(x)))
 
 
 class Downsample(nn.Module):
@@ -94,7 +95,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, context: Tensor | ReadOnce | None) -> Tensor:
         return self.conv(x)
 
 
@@ -103,10 +104,10 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = UpsamplingConvolution(channels, channels)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.conv(x)
 
 
 class Stage(nn.Module):
@@ -120,7 +121,7 @@ class Stage(nn.Module):
         self.attention = attention
         self.resize = resize
 
-    def forward(self, x: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, context: Tensor | ReadOnce | None) -> Tensor:
         """x [B, C_in, H, W], embedding [B, E], context [B, L, D] or None -> [B, C_out, H', W']."""
         x = self.residual(x, embedding)  # [B, C_out, H, W]
         if self.attention is not None:
@@ -191,7 +192,7 @@ class UNet(nn.Module):
         self.activation_checkpointing = activation_checkpointing
         self.stride = 2**last
         self.time_embedding = TimeEmbedding(channels, classes)
-        self.stem = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.stem = Convolution3x3(in_channels, channels)
 
         width = channels
         skips = [channels]  # widths of the feature maps that the way up reads again
@@ -220,9 +221,11 @@ class UNet(nn.Module):
                 self.up.append(Stage(block, attention(width) if 2**i in attending else None, grow))
 
         self.norm = group_norm(width, EPS)
-        self.head = zeroed(nn.Conv2d(width, out_channels, 3, padding=1))
+        self.head = zeroed(Convolution3x3(width, out_channels))
 
-    def forward(self, z_t: Tensor, t: Tensor, context: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, z_t: Tensor, t: Tensor, context: Tensor | ReadOnce | None = None, labels: Tensor | None = None
+    ) -> Tensor:
         """Predicted noise [B, out_channels, H, W].
 
         z_t: noisy latents, float [B, in_channels, H, W]. t: timesteps, int64 [B], 0 to 999. context: float
@@ -241,14 +244,14 @@ class UNet(nn.Module):
             h = self._run(step, h, embedding, context)  # [B, C_last, H/stride, W/stride]
         for step in self.up:
             h = self._run(step, torch.cat([h, skips.pop()], dim=1), embedding, context)  # [B, C_i, H/2^i, W/2^i]
-        return self.head(F.silu(self.norm(h)))  # [B, out_channels, H, W]
+        return self.head(normalised_silu(self.norm, h))  # [B, out_channels, H, W]
 
-    def _run(self, stage: nn.Module, h: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
+    def _run(self, stage: nn.Module, h: Tensor, embedding: Tensor, context: Tensor | ReadOnce | None) -> Tensor:
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(stage, h, embedding, context, use_reentrant=False)
         return stage(h, embedding, context)
 
-    def _check(self, z_t: Tensor, t: Tensor, context: Tensor | None, labels: Tensor | None) -> None:
+    def _check(self, z_t: Tensor, t: Tensor, context: Tensor | ReadOnce | None, labels: Tensor | None) -> None:
         shape = list(z_t.shape)
         if len(shape) != 4 or shape[1] != self.in_channels or any(side % self.stride for side in shape[2:]):
             raise ValueError(

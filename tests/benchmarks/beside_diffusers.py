@@ -43,13 +43,18 @@ STEP_GFLOP = 330.0
 WIDTH, TOKENS = 512, 77
 
 
-def unet(activation_checkpointing: bool = False) -> UNet:
-    """The benchmark's UNet with weights that leave no branch at zero."""
-    torch.manual_seed(0)
-    model = UNet(
+def bare_unet(activation_checkpointing: bool = False) -> UNet:
+    """The benchmark's UNet, as it begins."""
+    return UNet(
         4, 4, 128, (1, 2, 4, 4), 2, (1, 2, 4), heads=8, context_width=WIDTH,
         activation_checkpointing=activation_checkpointing,
     )  # fmt: skip
+
+
+def unet(activation_checkpointing: bool = False) -> UNet:
+    """The benchmark's UNet with weights that leave no branch at zero."""
+    torch.manual_seed(0)
+    model = bare_unet(activation_checkpointing)
     for parameter in model.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)
@@ -151,7 +156,7 @@ def print_peak(which: str) -> None:
         from diffusers import UNet2DConditionModel
 
         with torch.device("meta"):
-            shape = unet()
+            shape = bare_unet()
         before = resident_gib("VmRSS")
         theirs = UNet2DConditionModel.from_config(interop.unet_config(shape))
         parameters, network = list(theirs.parameters()), lambda *inputs: theirs(*inputs).sample
@@ -224,7 +229,7 @@ def measure_sample(rounds: int, steps: int = 50) -> None:
     z_T = torch.randn(2, 4, 32, 32, generator=generator)
 
     def draw() -> torch.Tensor:
-        network = classifier_free(model.denoise, Condition(context=context), Condition(context=nothing), 5.0)
+        network = classifier_free(model.remembering(), Condition(context=context), Condition(context=nothing), 5.0)
         denoiser = as_denoiser(network, PREDICTIONS["epsilon"], schedule)
         return first_stage.decode(ddim(denoiser, z_T, schedule, steps))
 
@@ -250,22 +255,25 @@ MEASURES = ("step", "memory", "encode", "sample")
 def main() -> None:
     """Prints one line a measure: ours, diffusers', the ratio, the required one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("measures", nargs="*", default=MEASURES, choices=[*MEASURES, []])
+    parser.add_argument("measures", nargs="*", metavar="|".join(MEASURES), help="all of them unless given")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peak-of", choices=("ours", "theirs", "checkpointing"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    measures = arguments.measures or MEASURES
+    if unknown := sorted(set(measures) - set(MEASURES)):
+        parser.error(f"unknown measures {unknown}: choose of {list(MEASURES)}")
     torch.set_num_threads(THREADS)
     if arguments.peak_of is not None:
         print_peak(arguments.peak_of)
         return
     print(f"{'':<46}{'ours':>9}     {'diffusers':>9}")
-    if "step" in arguments.measures:
+    if "step" in measures:
         measure_step(arguments.rounds)
-    if "memory" in arguments.measures:
+    if "memory" in measures:
         measure_memory()
-    if "encode" in arguments.measures:
+    if "encode" in measures:
         measure_encode(arguments.rounds)
-    if "sample" in arguments.measures:
+    if "sample" in measures:
         measure_sample(max(1, arguments.rounds // 3))
 
 
