@@ -129,4 +129,6 @@ def _noise(protocol: Protocol, batch_size: int, ranks: Distributed) -> Iterator[
     """Samples of a model without inputs: numbers, from which the noise follows."""
     numbers = torch.arange(ranks.rank, protocol.captions, ranks.world)
     for part in numbers.split(batch_size):
-        yield Batch(torch.empty(len(part), 3, 0, 0, dtype=torch.uint8), {}, [""] * len(part), part)
+        yield Batch(
+            torch.empty(len(part), 3, 0, 0, dtype=torch.uint8), {}, [""] * len(part), part, torch.zeros_like(part)
+        )

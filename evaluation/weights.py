@@ -45,8 +45,8 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def fill(module: nn.Module, stored: dict[str, Tensor], path: str | None, key: str, described_by: str) -> None:
-    """Puts weights into a module, in float32. Raises WeightsError, naming every entry that doesn't fit, or the first that
-    isn't finite.
+    """Puts weights into a module, in float32. Raises WeightsError, naming every entry that doesn't fit, or the first
+    that isn't finite.
 
     path, key: where the weights come from. described_by: the setting that the module was built from.
     """
