@@ -9,16 +9,19 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from data.inputs import Input
+from data.inputs.label import LABEL, Label
 from evaluation.errors import EvaluationError
 from evaluation.frozen_conditioners import load_frozen_conditioners
 from evaluation.generate import ImageModel
 from evaluation.weights import WeightsError, not_finite
 from models.latent_diffusion import FirstStage, LatentDiffusion
+from models.noisy_classifier import NoisyClassifier
 from models.prediction import PREDICTIONS
 from models.schedule import NoiseSchedule
-from training.checkpoint_files import CheckpointError, load_manifest, newest_complete, read_weights
+from training.checkpoint_files import CheckpointError, Manifest, load_manifest, newest_complete, read_weights
 
 ENGINE = "model"
 WEIGHTS = {"ema": "ema", "raw": "param"}
@@ -50,29 +53,21 @@ def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> 
     Raises EvaluationError when the folder is no run of text-to-image diffusion, holds no complete checkpoint,
     or its checkpoint or first stage does not fit its configuration.
     """
-    if weights not in WEIGHTS:
-        raise EvaluationError(f"weights={weights}: choose one of {', '.join(WEIGHTS)}")
     config = read_config(folder)
     if config.task.prediction not in PREDICTIONS:
         choices = ", ".join(PREDICTIONS)
         raise EvaluationError(f"run={folder}: task.prediction={config.task.prediction}; choose one of {choices}")
-    checkpoint = newest_complete(folder / "checkpoints")
-    if checkpoint is None:
-        raise EvaluationError(f"run={folder}: no complete checkpoint in {folder / 'checkpoints'}; train it first")
+    manifest, stored = _newest(folder, weights)
     try:
         model: LatentDiffusion = instantiate(config.model)
         first_stage: FirstStage = instantiate(config.first_stage)
         frozen = load_frozen_conditioners(config)
         schedule: NoiseSchedule = instantiate(config.schedule)
-        manifest = load_manifest(checkpoint)
-        stored = read_weights(checkpoint, ENGINE, WEIGHTS[weights])
         model.load_state_dict(stored)
     except InstantiationException as error:
         raise EvaluationError(f"run={folder}: {error.__cause__ or error}") from error
-    except (CheckpointError, WeightsError, RuntimeError) as error:
+    except (WeightsError, RuntimeError) as error:
         raise EvaluationError(f"run={folder}: {error}") from error
-    if broken := not_finite(stored):
-        raise EvaluationError(f"run={folder}: {checkpoint.name} holds infinite numbers, or NaN, in {broken}")
     if "latent_scale" in manifest.extra:
         first_stage.scale.fill_(manifest.extra["latent_scale"])
     inputs = dict(instantiate(config.inputs))
@@ -87,13 +82,62 @@ def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> 
     return LoadedRun(config, image_model, inputs, manifest.step, config.data.image_size)
 
 
-def read_config(folder: Path) -> DictConfig:
-    """The configuration of a diffusion run. Raises EvaluationError when there is none, or of another task."""
+@dataclass(frozen=True)
+class LoadedClassifier:
+    """A classifier of noisy latents, what its classes are read as, and what its latents and their noise are."""
+
+    model: NoisyClassifier
+    label: Label
+    first_stage: DictConfig
+    latent_scale: float
+    schedule: NoiseSchedule
+
+
+def load_classifier(folder: Path, device: torch.device | str, weights: str = "ema") -> LoadedClassifier:
+    """The classifier of a run's newest complete checkpoint, in evaluation mode; arguments as of `load_run`.
+
+    Raises EvaluationError when the folder is no run of a classifier, or holds no complete checkpoint that fits it.
+    """
+    config = read_config(folder, "noisy_classifier")
+    manifest, stored = _newest(folder, weights)
+    try:
+        model: NoisyClassifier = instantiate(config.model)
+        model.load_state_dict(stored)
+    except (InstantiationException, RuntimeError) as error:
+        raise EvaluationError(f"run={folder}: {error.__cause__ or error}") from error
+    return LoadedClassifier(
+        model.to(device).eval().requires_grad_(False),
+        instantiate(config.inputs[LABEL]),
+        config.first_stage.autoencoder,
+        manifest.extra["latent_scale"],
+        instantiate(config.schedule),
+    )
+
+
+def _newest(folder: Path, weights: str) -> tuple[Manifest, dict[str, Tensor]]:
+    """Manifest and weights of the newest complete checkpoint. Raises EvaluationError."""
+    if weights not in WEIGHTS:
+        raise EvaluationError(f"weights={weights}: choose one of {', '.join(WEIGHTS)}")
+    checkpoint = newest_complete(folder / "checkpoints")
+    if checkpoint is None:
+        raise EvaluationError(f"run={folder}: no complete checkpoint in {folder / 'checkpoints'}; train it first")
+    try:
+        manifest, stored = load_manifest(checkpoint), read_weights(checkpoint, ENGINE, WEIGHTS[weights])
+    except CheckpointError as error:
+        raise EvaluationError(f"run={folder}: {error}") from error
+    if broken := not_finite(stored):
+        raise EvaluationError(f"run={folder}: {checkpoint.name} holds infinite numbers, or NaN, in {broken}")
+    return manifest, stored
+
+
+def read_config(folder: Path, task: str = "diffusion") -> DictConfig:
+    """The configuration of a run. Raises EvaluationError when there is none, or of another task."""
     path = folder / "config.yaml"
     if not path.exists():
         raise EvaluationError(f"run={folder}: there is no config.yaml; give the folder that `ldm train` made")
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
-    if config.task.name != "diffusion":
-        raise EvaluationError(f"run={folder}: its task is {config.task.name}; only a diffusion run draws pictures")
+    if config.task.name != task:
+        purpose = {"diffusion": "draws pictures", "noisy_classifier": "leads others to a class"}[task]
+        raise EvaluationError(f"run={folder}: its task is {config.task.name}; only a {task} run {purpose}")
     return config

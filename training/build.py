@@ -13,6 +13,7 @@ from data.loader import Loader
 from data.stream import Storage
 from evaluation.frozen_conditioners import load_frozen_conditioners
 from models.latent_diffusion import FirstStage, LatentDiffusion
+from models.noisy_classifier import NoisyClassifier
 from models.objective import LOSSES
 from models.perceptual import PerceptualLoss
 from models.prediction import PREDICTIONS
@@ -23,6 +24,7 @@ from training.modules import ReconstructionModule, build_modules
 from training.tasks import Task
 from training.tasks.autoencoder import AutoencoderTask
 from training.tasks.diffusion import DiffusionTask
+from training.tasks.noisy_classifier import NoisyClassifierTask
 
 
 def build_task(config: DictConfig, ranks: Distributed) -> Task:
@@ -31,12 +33,16 @@ def build_task(config: DictConfig, ranks: Distributed) -> Task:
     judge = deepcopy(modules.get("discriminator"))  # before an engine has it, which puts hooks into it
     engines = {name: build_engine(config, module, ranks) for name, module in modules.items()}
     accumulation = steps_of_accumulation(config, ranks.world)
-    if config.task.name == "diffusion":
+    if config.task.name != "autoencoder":
         first_stage: FirstStage = instantiate(config.first_stage).to(ranks.device)
+        schedule = instantiate(config.schedule)
+    if config.task.name == "noisy_classifier":
+        return NoisyClassifierTask(engines["model"], first_stage, schedule, accumulation, config.run.seed)
+    if config.task.name == "diffusion":
         return DiffusionTask(
             engines["model"],
             first_stage,
-            instantiate(config.schedule),
+            schedule,
             PREDICTIONS[config.task.prediction],
             LOSSES[config.task.loss],
             load_frozen_conditioners(config).to(ranks.device),
@@ -108,6 +114,6 @@ def build_loader(config: DictConfig, index: Index, storage: Storage, ranks: Dist
     )
 
 
-def build_eval_model(config: DictConfig, ranks: Distributed) -> LatentDiffusion:
-    """A second denoiser to hold EMA weights, so that looking at the model leaves the one in training alone."""
+def build_eval_model(config: DictConfig, ranks: Distributed) -> LatentDiffusion | NoisyClassifier:
+    """A second model to hold EMA weights, so that looking at the model leaves the one in training alone."""
     return instantiate(config.model).to(ranks.device).eval().requires_grad_(False)
