@@ -222,7 +222,7 @@ def test_wrong_setting_of_a_first_stage(
 
 
 CLASSIFIERS = {
-    "no label": Wrong(("~inputs.label",), "inputs.label=None", "add it there"),
+    "no label": Wrong(("~inputs.label",), "inputs.label=null", "add it there"),
     "other classes": Wrong(("model.classes=5",), "model.classes=5", "it must be 4: the classes of inputs.label"),
     "other channels": Wrong(("model.in_channels=3",), "model.in_channels=3", "it must be 4: the channels of"),
     "image size": Wrong(("data.image_size=36",), "data.image_size=36", "f=4 x the classifier's stride 2 = 8"),
