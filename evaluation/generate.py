@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,9 @@ from models.latent_diffusion import FirstStage, LatentDiffusion
 from models.prediction import Denoiser, Estimate, Prediction, as_denoiser
 from models.samplers import Progress, Sampler, unchanged
 from models.schedule import NoiseSchedule
+
+Guide = Callable[[Denoiser, slice], Denoiser]
+"""(the denoiser of some of the images, which of them) -> the denoiser that is led."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ def generate(
     progress: Progress = unchanged,
     start_picture: StartPicture | None = None,
     tile: int | None = None,
+    guide: Guide | None = None,
 ) -> Tensor:
     """Draws one image for each row of inputs with classifier-free guidance.
 
@@ -84,6 +88,7 @@ def generate(
         progress: wraps the sampler's steps of each batch.
         start_picture: what every image begins from; None: from noise alone.
         tile: side of the tiles that latents are decoded in, in latent pixels, which bounds memory; None: whole.
+        guide: what leads the denoiser beside the inputs; one of evaluation.guides.
 
     Returns uint8 [N, 3, H, W] on the CPU. Raises ValueError when inputs and seeds differ in number, when
     there are none, and when batch_size < 1; EvaluationError, naming sampler, step and seeds, when numbers become
@@ -107,6 +112,8 @@ def generate(
             conditional = image_model.condition({name: values[rows] for name, values in inputs.items()})
             network = classifier_free(model.remembering(), conditional, unconditional, guidance_scale)
             denoiser = as_denoiser(network, image_model.prediction, schedule)
+            if guide is not None:
+                denoiser = guide(denoiser, rows)
             noise = _Noise(seeds[rows], latent_shape, image_model.device)
             z_T, start = noise.draw(), None  # [B, C, h, w]
             if known is not None:

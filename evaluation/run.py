@@ -10,16 +10,19 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from data.inputs import Input
+from data.inputs.label import LABEL, Label
 from evaluation.errors import EvaluationError
 from evaluation.frozen_conditioners import load_frozen_conditioners
 from evaluation.generate import ImageModel
 from evaluation.weights import WeightsError, not_finite
 from models.latent_diffusion import FirstStage, LatentDiffusion
+from models.noisy_classifier import NoisyClassifier
 from models.prediction import PREDICTIONS
 from models.schedule import NoiseSchedule
-from training.checkpoint_files import MANIFEST, CheckpointError, load_manifest, newest_complete, read_weights
+from training.checkpoint_files import MANIFEST, CheckpointError, Manifest, load_manifest, newest_complete, read_weights
 
 ENGINE = "model"
 WEIGHTS = {"ema": "ema", "raw": "param"}
@@ -58,32 +61,22 @@ def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> 
     Raises EvaluationError when the folder is no run of text-to-image diffusion, holds no complete checkpoint,
     or its checkpoint or first stage does not fit its configuration.
     """
-    if weights not in WEIGHTS:
-        raise EvaluationError(f"weights={weights}: choose one of {', '.join(WEIGHTS)}")
-    checkpoint = folder if (folder / MANIFEST).exists() else None
-    if checkpoint is not None:
-        folder = folder.resolve().parents[1]
+    folder, checkpoint = _located(folder)
     config = read_config(folder)
     if config.task.prediction not in PREDICTIONS:
         choices = ", ".join(PREDICTIONS)
         raise EvaluationError(f"run={folder}: task.prediction={config.task.prediction}; choose one of {choices}")
-    checkpoint = checkpoint or newest_complete(folder / "checkpoints")
-    if checkpoint is None:
-        raise EvaluationError(f"run={folder}: no complete checkpoint in {folder / 'checkpoints'}; train it first")
+    manifest, stored = _stored(folder, checkpoint, weights)
     try:
         model: LatentDiffusion = instantiate(config.model)
         first_stage: FirstStage = instantiate(config.first_stage)
         frozen = load_frozen_conditioners(config)
         schedule: NoiseSchedule = instantiate(config.schedule)
-        manifest = load_manifest(checkpoint)
-        stored = read_weights(checkpoint, ENGINE, WEIGHTS[weights])
         model.load_state_dict(stored)
     except InstantiationException as error:
         raise EvaluationError(f"run={folder}: {error.__cause__ or error}") from error
-    except (CheckpointError, WeightsError, RuntimeError) as error:
+    except (WeightsError, RuntimeError) as error:
         raise EvaluationError(f"run={folder}: {error}") from error
-    if broken := not_finite(stored):
-        raise EvaluationError(f"run={folder}: {checkpoint.name} holds infinite numbers, or NaN, in {broken}")
     if "latent_scale" in manifest.extra:
         first_stage.scale.fill_(manifest.extra["latent_scale"])
     inputs = dict(instantiate(config.inputs))
@@ -99,6 +92,62 @@ def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> 
     return LoadedRun(image_model, inputs, config.data.image_size, origin, config, manifest.step)
 
 
+@dataclass(frozen=True)
+class LoadedClassifier:
+    """A classifier of noisy latents, what its classes are read as, and what its latents and their noise are."""
+
+    model: NoisyClassifier
+    label: Label
+    first_stage: DictConfig
+    latent_scale: float
+    schedule: NoiseSchedule
+
+
+def load_classifier(folder: Path, device: torch.device | str, weights: str = "ema") -> LoadedClassifier:
+    """The classifier of a run's newest complete checkpoint, in evaluation mode; arguments as of `load_run`.
+
+    Raises EvaluationError when the folder is no run of a classifier, or holds no complete checkpoint that fits it.
+    """
+    folder, checkpoint = _located(folder)
+    config = read_config(folder, ("noisy_classifier",))
+    manifest, stored = _stored(folder, checkpoint, weights)
+    try:
+        model: NoisyClassifier = instantiate(config.model)
+        model.load_state_dict(stored)
+    except (InstantiationException, RuntimeError) as error:
+        raise EvaluationError(f"run={folder}: {error.__cause__ or error}") from error
+    return LoadedClassifier(
+        model.to(device).eval().requires_grad_(False),
+        instantiate(config.inputs[LABEL]),
+        config.first_stage.autoencoder,
+        manifest.extra["latent_scale"],
+        instantiate(config.schedule),
+    )
+
+
+def _located(path: Path) -> tuple[Path, Path | None]:
+    """A run's folder and its newest complete checkpoint, None where there is none; or the folder of the checkpoint at
+    `path`, and that checkpoint."""
+    if (path / MANIFEST).exists():
+        return path.resolve().parents[1], path
+    return path, newest_complete(path / "checkpoints")
+
+
+def _stored(folder: Path, checkpoint: Path | None, weights: str) -> tuple[Manifest, dict[str, Tensor]]:
+    """Manifest and weights of a checkpoint. Raises EvaluationError."""
+    if weights not in WEIGHTS:
+        raise EvaluationError(f"weights={weights}: choose one of {', '.join(WEIGHTS)}")
+    if checkpoint is None:
+        raise EvaluationError(f"run={folder}: no complete checkpoint in {folder / 'checkpoints'}; train it first")
+    try:
+        manifest, stored = load_manifest(checkpoint), read_weights(checkpoint, ENGINE, WEIGHTS[weights])
+    except CheckpointError as error:
+        raise EvaluationError(f"run={folder}: {error}") from error
+    if broken := not_finite(stored):
+        raise EvaluationError(f"run={folder}: {checkpoint.name} holds infinite numbers, or NaN, in {broken}")
+    return manifest, stored
+
+
 def read_config(folder: Path, tasks: tuple[str, ...] = ("diffusion",)) -> DictConfig:
     """The configuration of a run of one of these tasks. Raises EvaluationError when there is none, or of another."""
     path = folder / "config.yaml"
@@ -107,5 +156,5 @@ def read_config(folder: Path, tasks: tuple[str, ...] = ("diffusion",)) -> DictCo
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
     if config.task.name not in tasks:
-        raise EvaluationError(f"run={folder}: its task is {config.task.name}; only a diffusion run draws pictures")
+        raise EvaluationError(f"run={folder}: its task is {config.task.name}; give one of {' or '.join(tasks)}")
     return config

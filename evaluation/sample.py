@@ -15,6 +15,7 @@ from evaluation.errors import EvaluationError
 
 if TYPE_CHECKING:
     from data.inputs import Input
+    from evaluation.generate import Guide
     from models.samplers import Sampler
 
 
@@ -33,10 +34,13 @@ def run(config: DictConfig) -> None:
 
     from data.errors import DataError
     from evaluation.generate import generate
+    from evaluation.guides import Drawing
     from evaluation.pictures import grid, write_png
     from evaluation.source import load_source
     from evaluation.start_picture import read_start_picture
 
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise EvaluationError(f"{missing[0]}=???: it has no value; give it on the command line")
     if config.images < 1:
         raise EvaluationError(f"images={config.images}: give at least one")
     loaded = load_source(config, "cuda" if torch.cuda.is_available() else "cpu")
@@ -55,10 +59,14 @@ def run(config: DictConfig) -> None:
         return tqdm(steps, desc="drawing", unit="step", file=sys.stderr, disable=None)
 
     try:
+        inputs = {name: torch.stack([kind.parse(row[name]) for row, _ in rows]) for name, kind in loaded.inputs.items()}
+        guide: Guide | None = None
+        if "guide" in config:
+            guide = instantiate(config.guide, _convert_="all")(Drawing(loaded, size, inputs, len(rows)))
         images = generate(
             loaded.image_model,
             sampler,
-            {name: torch.stack([kind.parse(row[name]) for row, _ in rows]) for name, kind in loaded.inputs.items()},
+            inputs,
             [seed for _, seed in rows],
             loaded.image_model.first_stage.latent_shape(size, size),
             config.steps,
@@ -67,6 +75,7 @@ def run(config: DictConfig) -> None:
             progress,
             start_picture,
             config.tile,
+            guide,
         )
     except (ValueError, DataError) as error:
         raise EvaluationError(str(error)) from error
@@ -77,6 +86,8 @@ def run(config: DictConfig) -> None:
         settings |= {"sampler": config.sampler._target_.rpartition(".")[2]}
         if config.image is not None:
             settings |= {"image": config.image, "mask": config.mask, "strength": config.strength}
+        if "guide" in config:
+            settings["guide"] = {key: value for key, value in config.guide.items() if key != "_partial_"}
         settings |= loaded.origin
         words = " ".join(str(value) for value in description.values())
         path = output / f"{_file_name(words)}-seed{seed}.png"

@@ -79,15 +79,15 @@ def read_start_picture(image: Path, mask: Path | None, strength: float, size: in
 
     Raises EvaluationError where a file can't be read or the settings don't go together.
     """
-    paint = None if mask is None else _read(mask, "mask", size).float().mean(0) > 127
+    paint = None if mask is None else read_picture(mask, "mask", size).float().mean(0) > 127
     try:
-        return StartPicture(_read(image, "image", size), strength, paint)
+        return StartPicture(read_picture(image, "image", size), strength, paint)
     except ValueError as error:
         raise EvaluationError(str(error)) from error
 
 
-def _read(path: Path, setting: str, size: int) -> Tensor:
-    """uint8 [3, size, size]."""
+def read_picture(path: Path, setting: str, size: int) -> Tensor:
+    """uint8 [3, size, size], the middle of a picture. setting: what named it. Raises EvaluationError."""
     try:
         pixels = decode_image(path.read_bytes())
     except (OSError, BadSample) as error:

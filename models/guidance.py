@@ -101,13 +101,13 @@ def post_hoc(
 def squared_error(wanted: Tensor, transform: Callable[[Tensor], Tensor] = lambda images: images) -> Distance:
     """½ ‖y - T(x)‖² of each image x (LDM App. C).
 
-    wanted: y, float [B, ...]. transform: T, differentiable, images [B, 3, H, W] to y's shape; the identity, or
+    wanted: y, float [B or 1, ...]. transform: T, differentiable, images [B, 3, H, W] to y's shape; the identity, or
     `downsampling`. The distance raises ValueError where T(x) is of another shape than y.
     """
 
     def distance(images: Tensor) -> Tensor:
         seen = transform(images)
-        if seen.shape != wanted.shape:
+        if seen.shape[1:] != wanted.shape[1:] or len(wanted) not in (1, len(seen)):
             raise ValueError(f"T(images) has shape {list(seen.shape)} and what is wanted {list(wanted.shape)}")
         return (wanted - seen).square().flatten(1).sum(1) / 2
 

@@ -122,6 +122,13 @@ class FirstStage(nn.Module):
         # In place: a second image of this size would be twice the memory that tiles are there to bound.
         return decode_tiled(autoencoder.decode, z, autoencoder.downsampling, tile, overlap=tile // 4).clamp_(-1.0, 1.0)
 
+    def decode_differentiably(self, z: Tensor) -> Tensor:
+        """As `decode`, undivided, with a gradient and without the clamp, which would stop it: for guidance by images.
+
+        Not finite where z isn't.
+        """
+        return self.autoencoder.decode((z / self.scale).to(self._dtype))
+
     @property
     def _dtype(self) -> torch.dtype:
         """What the autoencoder computes in; an identity has no weights that tell."""

@@ -48,7 +48,7 @@ class Squares:
             picture[top : top + 12, left : left + 12] = COLOURS[colour]
             buffer = io.BytesIO()
             Image.fromarray(picture).save(buffer, "PNG")
-            yield Sample(f"{number:04d}", buffer.getvalue(), "png", f"a {colour} square")
+            yield Sample(f"{number:04d}", buffer.getvalue(), "png", f"a {colour} square", {"label": number % 4})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -115,6 +115,47 @@ def tiny_diffusion(squares: Path, first_stage_weights: Path) -> list[str]:
         "monitor.sampler_steps=2",
         "monitor.final_sampler_steps=2",
         "monitor.final_guidance_scales=[1.0,3.0]",
+        "tracker.mode=disabled",
+    ]
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier(squares: Path) -> list[str]:
+    """Overrides that make a classifier of noisy latents a matter of seconds, on the squares' colours.
+
+    Its latents and schedule are the demo's: of a first stage that nobody trained, latents hardly tell colours.
+    """
+    return [
+        "experiment=imagenet_ldm8_classifier",
+        f"data.url={squares}",
+        "data.image_size=32",
+        "data.workers=0",
+        "data.flip=false",
+        "inputs.label.classes=4",
+        "autoencoder@first_stage.autoencoder=kl_f4",
+        "first_stage.weights=conf/weights/demo_first_stage.safetensors",
+        "first_stage.scale=null",
+        "first_stage.autoencoder.channels=48",
+        "first_stage.autoencoder.channel_multipliers=[1,2]",
+        "first_stage.autoencoder.residual_blocks=1",
+        "first_stage.autoencoder.latent_channels=4",
+        "+first_stage.autoencoder.patch_size=2",
+        "schedule.beta_start=0.00085",
+        "schedule.beta_end=0.012",
+        "model.classes=4",
+        "model.channels=24",
+        "model.channel_multipliers=[1,2]",
+        "model.residual_blocks=1",
+        "model.attention_downsamplings=[2]",
+        "model.head_channels=24",
+        "model.pool=mean",
+        "batch.global_size=8",
+        "batch.micro_size=4",
+        "learning_rate.base=2e-3",
+        "learning_rate.decay=constant",
+        "optimizer.ema_decay=0.9",
+        "engine.precision=fp32",
+        "monitor.every=1000",
         "tracker.mode=disabled",
     ]
 

@@ -15,6 +15,7 @@ from data.mixture import IndexedSource
 from data.stream import Storage
 from evaluation.frozen_conditioners import load_frozen_conditioners
 from models.latent_diffusion import FirstStage, LatentDiffusion
+from models.noisy_classifier import NoisyClassifier
 from models.objective import LOSSES
 from models.perceptual import PerceptualLoss
 from models.prediction import PREDICTIONS
@@ -26,6 +27,7 @@ from training.modules import ReconstructionModule, build_modules
 from training.tasks import Task
 from training.tasks.autoencoder import AutoencoderTask
 from training.tasks.diffusion import DiffusionTask
+from training.tasks.noisy_classifier import NoisyClassifierTask
 
 
 def build_task(config: DictConfig, ranks: Distributed) -> Task:
@@ -35,12 +37,16 @@ def build_task(config: DictConfig, ranks: Distributed) -> Task:
     engines = {name: build_engine(config, module, ranks) for name, module in modules.items()}
     accumulation = steps_of_accumulation(config, ranks.world)
     names = [source.name for source in sources_of(config) if source.name]
-    if config.task.name == "diffusion":
+    if config.task.name != "autoencoder":
         first_stage: FirstStage = instantiate(config.first_stage).to(ranks.device)
+        schedule = instantiate(config.schedule)
+    if config.task.name == "noisy_classifier":
+        return NoisyClassifierTask(engines["model"], first_stage, schedule, accumulation, config.run.seed)
+    if config.task.name == "diffusion":
         return DiffusionTask(
             engines["model"],
             first_stage,
-            instantiate(config.schedule),
+            schedule,
             PREDICTIONS[config.task.prediction],
             LOSSES[config.task.loss],
             load_frozen_conditioners(config).to(ranks.device),
@@ -116,6 +122,6 @@ def build_loader(config: DictConfig, sources: Sequence[IndexedSource], storage: 
     )
 
 
-def build_eval_model(config: DictConfig, ranks: Distributed) -> LatentDiffusion:
-    """A second denoiser to hold EMA weights, so that looking at the model leaves the one in training alone."""
+def build_eval_model(config: DictConfig, ranks: Distributed) -> LatentDiffusion | NoisyClassifier:
+    """A second model to hold EMA weights, so that looking at the model leaves the one in training alone."""
     return instantiate(config.model).to(ranks.device).eval().requires_grad_(False)

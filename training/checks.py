@@ -19,7 +19,7 @@ from training.errors import ConfigurationError
 from training.schedule import DECAYS
 from training.tracker import MODES
 
-TASKS = ("diffusion", "autoencoder")
+TASKS = ("diffusion", "autoencoder", "noisy_classifier")
 RECONSTRUCTIONS = ("likelihood", "mean")
 CHOICES: dict[str, tuple[object, ...]] = {
     "task.name": TASKS,

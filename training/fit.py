@@ -20,9 +20,12 @@ from evaluation.first_stage import save_first_stage
 from evaluation.protocol import Protocol
 from evaluation.report import write_report
 from evaluation.weights import WeightsError
+from models.latent_diffusion import LatentDiffusion
+from models.noisy_classifier import NoisyClassifier
 from training import noise
 from training.build import build_eval_model, build_loader, build_task
 from training.checkpoint import Checkpoints
+from training.classifier_monitor import NoisyClassifierMonitor
 from training.compose import CONFIG_FOLDER
 from training.dataset import held_out_samples, note_data, training_sources
 from training.distributed import Distributed
@@ -31,6 +34,8 @@ from training.monitors import AutoencoderMonitor, DiffusionMonitor
 from training.preemption import StopRequest
 from training.tasks.autoencoder import AutoencoderTask
 from training.tasks.diffusion import DiffusionTask
+from training.tasks.latents import LatentTask
+from training.tasks.noisy_classifier import NoisyClassifierTask
 from training.tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -56,7 +61,7 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
         task.load_extra_state(manifest.extra)
         if ranks.is_main:
             log.info("going on from step %d of %d", state.step, config.steps)
-    elif isinstance(task, DiffusionTask) and config.first_stage.scale is None:
+    elif isinstance(task, LatentTask) and config.first_stage.scale is None:
         estimate_latent_scale(task, loader)
     if ranks.is_main:
         write_config(config, folder)
@@ -97,16 +102,20 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
 
 def build_monitor(
     folder: Path, config: DictConfig, task: object, held_out: Batch, ranks: Distributed, tracker: Tracker
-) -> AutoencoderMonitor | DiffusionMonitor:
+) -> AutoencoderMonitor | DiffusionMonitor | NoisyClassifierMonitor:
     """The monitor of the task."""
     if isinstance(task, AutoencoderTask):
-        model = instantiate(config.model).to(ranks.device).eval().requires_grad_(False)
-        return AutoencoderMonitor(folder, config, task, model, held_out, ranks, tracker)
-    assert isinstance(task, DiffusionTask)
+        autoencoder = instantiate(config.model).to(ranks.device).eval().requires_grad_(False)
+        return AutoencoderMonitor(folder, config, task, autoencoder, held_out, ranks, tracker)
+    model = build_eval_model(config, ranks)
+    if isinstance(task, NoisyClassifierTask):
+        assert isinstance(model, NoisyClassifier)
+        return NoisyClassifierMonitor(task, model, held_out, config.monitor.every, config.steps, ranks)
+    assert isinstance(task, DiffusionTask) and isinstance(model, LatentDiffusion)
     protocol: Protocol | None = None
     if config.monitor.protocol is not None:
         protocol = Protocol.of(dict(OmegaConf.load(CONFIG_FOLDER / "protocol" / f"{config.monitor.protocol}.yaml")))
-    model, sampler = build_eval_model(config, ranks), instantiate(config.monitor.sampler)
+    sampler = instantiate(config.monitor.sampler)
     return DiffusionMonitor(folder, config, task, model, held_out, ranks, tracker, protocol, sampler)
 
 
@@ -123,7 +132,7 @@ def finish(monitor: Monitor, folder: Path, step: int, ranks: Distributed) -> Non
 
 
 @torch.no_grad()
-def estimate_latent_scale(task: DiffusionTask, loader: Loader) -> None:
+def estimate_latent_scale(task: LatentTask, loader: Loader) -> None:
     """Sets the latent scale to 1 / standard deviation of the first batch's latents (LDM App. G).
 
     Every rank sees the whole first batch, so the number is the same for any number of ranks.

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from omegaconf import DictConfig
 
+from data.inputs.label import LABEL, Label
 from evaluation.frozen_conditioners import build_frozen_conditioners
 from models.autoencoder import Autoencoder
+from models.noisy_classifier import NoisyClassifier
 from models.prediction import PREDICTIONS, check_prediction
 from training.checks import neighbours
 from training.components import component, explained
@@ -25,7 +27,7 @@ def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
 
     Returns the shape of every trainable parameter, by engine and name.
     """
-    diffusion = config.task.name == "diffusion"
+    on_latents, diffusion = config.task.name != "autoencoder", config.task.name == "diffusion"
     for key in ("engine", "learning_rate", "data.storage", "inputs"):
         component(config, key)
     if diffusion:
@@ -33,27 +35,44 @@ def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
     with explained(config, "model"):
         shapes = parameter_shapes(config)
     with torch.device("meta"), WithoutInitialisation():
-        first_stage = component(config, "first_stage.autoencoder" if diffusion else "model")
-        model: LatentDiffusion | None = component(config, "model") if diffusion else None
-        if not diffusion and not isinstance(first_stage, Autoencoder):
+        first_stage = component(config, "first_stage.autoencoder" if on_latents else "model")
+        model: LatentDiffusion | NoisyClassifier | None = component(config, "model") if on_latents else None
+        if not on_latents and not isinstance(first_stage, Autoencoder):
             choices = "choose models.autoencoder.AutoencoderKL or AutoencoderVQ"
             raise ConfigurationError("model", config.model._target_, f"it can't be trained as a first stage; {choices}")
         with explained(config, "frozen_conditioners"):
             frozen = build_frozen_conditioners(config)
     factor, reason = first_stage.downsampling, "the first stage's f"
     if model is not None:
-        reason = f"the first stage's f={factor} x the UNet's stride {model.unet.stride}"
-        factor *= model.unet.stride
+        stride = model.stride if isinstance(model, NoisyClassifier) else model.unet.stride
+        reason = f"the first stage's f={factor} x the {'UNet' if diffusion else 'classifier'}'s stride {stride}"
+        factor *= stride
     size = config.data.image_size
     if size % factor:
         choices = neighbours(size, factor)
         raise ConfigurationError("data.image_size", size, f"not divisible by {reason} = {factor}; choose {choices}")
-    if model is not None:
+    if isinstance(model, NoisyClassifier):
+        _classifier_fits(config, model, first_stage.latent_channels)
+    elif model is not None:
         conditioners = {f"model.conditioners.{name}": c for name, c in model.conditioners.by_input().items()}
         conditioners |= {f"frozen_conditioners.{name}": c for name, c in frozen.by_input().items()}
         _inputs_fit(config, conditioners)
         _parts_fit(config, model, conditioners, first_stage.latent_channels, size // first_stage.downsampling)
     return shapes
+
+
+def _classifier_fits(config: DictConfig, model: NoisyClassifier, channels: int) -> None:
+    """It takes the latents, of so many channels, and knows the classes of the label."""
+    label = component(config, f"inputs.{LABEL}") if LABEL in config.inputs else None
+    if not isinstance(label, Label):
+        there = sorted(config.inputs) or "none"
+        raise ConfigurationError(f"inputs.{LABEL}", None, f"a classifier learns it; inputs has {there}: add it there")
+    for key, wanted, value, meaning in (
+        ("model.in_channels", channels, model.in_channels, "the channels of the first stage's latents"),
+        ("model.classes", label.classes, model.classes, f"the classes of inputs.{LABEL}"),
+    ):
+        if value != wanted:
+            raise ConfigurationError(key, value, f"it must be {wanted}: {meaning}")
 
 
 def _prediction_fits_schedule(config: DictConfig) -> None:

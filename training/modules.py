@@ -39,7 +39,7 @@ class ReconstructionModule(nn.Module):
 def build_modules(config: DictConfig) -> dict[str, nn.Module]:
     """The trainable module of each engine, randomly initialised from run.seed, the same on every rank."""
     torch.manual_seed(config.run.seed)
-    if config.task.name == "diffusion":
+    if config.task.name != "autoencoder":
         return {"model": instantiate(config.model)}
     return {
         "model": ReconstructionModule(instantiate(config.model), config.task.reconstruction == "likelihood"),

@@ -96,7 +96,7 @@ def check(config: DictConfig, world: int) -> None:
 
     check_settings(config, world)
     shapes = check_models(config)
-    if config.task.name == "diffusion":
+    if config.task.name != "autoencoder":
         component(config, "first_stage")
         load_frozen_conditioners(config)
     try:

@@ -9,6 +9,9 @@ from data.errors import DataError
 from data.inputs import Parts
 from data.transforms import BadSample
 
+LABEL = "label"
+"""The name that the class has among a model's inputs."""
+
 
 class Label:
     """The class number in a sample's .cls member, or under "label" in its .json.

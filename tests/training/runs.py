@@ -20,7 +20,7 @@ from training.distributed import Distributed
 from training.fit import estimate_latent_scale
 from training.loop import TrainState, fit
 from training.preemption import StopRequest
-from training.tasks.diffusion import DiffusionTask
+from training.tasks.latents import LatentTask
 from training.tracker import Tracker
 
 
@@ -52,7 +52,7 @@ def train(ranks: Distributed, overrides: list[str], folder: Path, until: int) ->
     if manifest is not None:
         state = TrainState(manifest.step, manifest.images_seen, Counter(manifest.extra["bad_samples"]))
         task.load_extra_state(manifest.extra)
-    elif isinstance(task, DiffusionTask) and config.first_stage.scale is None:
+    elif isinstance(task, LatentTask) and config.first_stage.scale is None:
         estimate_latent_scale(task, loader)
     tracker = Tracker(folder, ranks.is_main, {}, "test", "disabled", state.step)
     with contextlib.closing(loader.batches(state.step)) as batches:

@@ -127,30 +127,36 @@ def straight_and_interrupted(ranks: Distributed, overrides: list[str], folder: P
     return differences
 
 
-def diffusion_and_autoencoders(
-    ranks: Distributed, diffusion: list[str], kl: list[str], vq: list[str], folder: Path
+def every_task(
+    ranks: Distributed, diffusion: list[str], kl: list[str], vq: list[str], classifier: list[str], folder: Path
 ) -> dict[str, torch.Tensor]:
-    """The differences of diffusion at every ZeRO stage, and of both kinds of first stages."""
+    """The differences of diffusion at every ZeRO stage, of both kinds of first stages, and of a classifier."""
     found = {}
     for stage in STAGES:
         for key, value in straight_and_interrupted(
             ranks, [*diffusion, f"engine=zero{stage}"], folder / f"d{stage}"
         ).items():
             found[f"diffusion zero{stage} {key}"] = value
-    for name, overrides in (("kl", kl), ("vq", [*vq, "engine=zero3"])):
+    for name, overrides in (("kl", kl), ("vq", [*vq, "engine=zero3"]), ("classifier", classifier)):
         for key, value in straight_and_interrupted(ranks, overrides, folder / name).items():
             found[f"{name} {key}"] = value
     return found
 
 
 def test_four_steps_equal_two_restart_two_bit_for_bit(
-    tiny_diffusion: list[str], tiny_autoencoder: list[str], tiny_vq: list[str], tmp_path: Path, on_ranks: OnRanks
+    tiny_diffusion: list[str],
+    tiny_autoencoder: list[str],
+    tiny_vq: list[str],
+    tiny_classifier: list[str],
+    tmp_path: Path,
+    on_ranks: OnRanks,
 ) -> None:
-    settings = [tiny_diffusion, tiny_autoencoder, tiny_vq]
-    found = on_one_and_two(on_ranks, diffusion_and_autoencoders, settings, tmp_path)
+    settings = [tiny_diffusion, tiny_autoencoder, tiny_vq, tiny_classifier]
+    found = on_one_and_two(on_ranks, every_task, settings, tmp_path)
     for world, differences in found.items():
         unequal = {key: value.item() for key, value in differences.items() if value.item() != 0}
         assert not unequal, f"{world} ranks"
         assert any("ema" in key for key in differences)
         assert any("kl discriminator exp_avg_sq" in key for key in differences)
         assert any("vq step 4 train/codebook_perplexity" in key for key in differences)
+        assert any("classifier step 4 train/accuracy_decile_" in key for key in differences)

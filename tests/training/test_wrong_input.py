@@ -242,6 +242,23 @@ def test_wrong_setting_of_a_first_stage(
     check(refused([*base, *wrong.overrides]), wrong.says, wrong.remedy)
 
 
+CLASSIFIERS = {
+    "no label": Wrong(("~inputs.label",), "inputs.label=null", "add it there"),
+    "other classes": Wrong(("model.classes=5",), "model.classes=5", "it must be 4: the classes of inputs.label"),
+    "other channels": Wrong(("model.in_channels=3",), "model.in_channels=3", "it must be 4: the channels of"),
+    "image size": Wrong(("data.image_size=36",), "data.image_size=36", "f=4 x the classifier's stride 2 = 8"),
+    "unknown pool": Wrong(("model.pool=max",), "model=models.noisy_classifier.NoisyClassifier: ", "mean, attention"),
+}
+
+
+@pytest.mark.parametrize("wrong", CLASSIFIERS.values(), ids=CLASSIFIERS.keys())
+def test_wrong_setting_of_a_classifier(
+    wrong: Wrong, tiny_classifier: list[str], refused: Refused, tmp_path: Path
+) -> None:
+    base = [*tiny_classifier, "run.ranks=2", "steps=4", f"run.folder={tmp_path / 'run'}"]
+    check(refused([*base, *wrong.overrides]), wrong.says, wrong.remedy)
+
+
 def test_shards_that_are_not_there(base: list[str], refused: Refused, squares: Path) -> None:
     for key, url in (
         ("data.train", f"{squares}/train/9*.tar"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 
@@ -16,9 +15,10 @@ from models.schedule import NoiseSchedule
 from training import noise
 from training.engine import Engine
 from training.tasks import named_sources
+from training.tasks.latents import LatentTask
 
 
-class DiffusionTask:
+class DiffusionTask(LatentTask):
     """Trains a LatentDiffusion module behind `engine` on latents of a frozen first stage.
 
     prediction: what the module's output means. sample_loss: (output, target) -> float32 [B], of models.objective.
@@ -48,10 +48,7 @@ class DiffusionTask:
         seed: int,
     ) -> None:
         check_prediction(prediction, schedule)
-        self.engines = {"model": engine}
-        self.engine = engine
-        self.first_stage = first_stage
-        self.schedule = schedule
+        super().__init__(engine, first_stage, schedule, seed)
         self.prediction = prediction
         self.sample_loss = sample_loss
         self.frozen = frozen
@@ -61,7 +58,6 @@ class DiffusionTask:
         self.min_snr_gamma = min_snr_gamma
         self.offset_noise = offset_noise
         self.sources = sources
-        self.seed = seed
 
     def train_step(self, micro_batches: Iterator[Batch], step: int, learning_rate: float) -> dict[str, torch.Tensor]:
         """One update. Returns float32 on the device, over this rank's micro-batches: "loss", the mean, and
@@ -110,13 +106,6 @@ class DiffusionTask:
         return losses * min_snr_weight(alpha_bar, self.min_snr_gamma, self.prediction).to(losses)
 
     @torch.no_grad()
-    def encode(self, images: torch.Tensor, numbers: list[int]) -> torch.Tensor:
-        """Posterior sample of each image times the latent scale, float32 [B, C, H/f, W/f]."""
-        shape = self.first_stage.latent_shape(images.shape[-2], images.shape[-1])
-        posterior_noise = noise.normal(self.seed, "posterior", numbers, shape).to(images.device)
-        return self.first_stage.encode(images, posterior_noise)
-
-    @torch.no_grad()
     def given(self, inputs: Mapping[str, torch.Tensor]) -> Condition:
         """What the frozen conditioners make of the inputs [B, ...]."""
         return self.frozen(inputs).to(self.engine.dtype)
@@ -129,11 +118,3 @@ class DiffusionTask:
             rows = dropped.view(-1, *[1] * self.nothing[name].ndim)
             kept[name] = torch.where(rows, self.nothing[name], inputs[name])
         return kept
-
-    def extra_state(self) -> dict[str, Any]:
-        """The latent scale: a resumed run must not estimate it anew."""
-        return {"latent_scale": float(self.first_stage.scale)}
-
-    def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Takes the latent scale back."""
-        self.first_stage.scale.fill_(state["latent_scale"])
