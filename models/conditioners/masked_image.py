@@ -12,7 +12,7 @@ from models.conditioners.image import to_float
 class MaskedImage(Conditioner):
     """The latent of an image with a black hole, and the hole's mask, -1 or 1, at the latent's size (LDM Sec. 4.5).
 
-    Frozen: it belongs outside the module that is trained. autoencoder: the first stage's; its latents stay unscaled,
+    Both are as the published model has them. Frozen: it belongs outside the module that is trained. autoencoder: the first stage's; its latents stay unscaled,
     and a KL posterior gives its mode, so that a picture has one condition.
     """
 
@@ -28,7 +28,7 @@ class MaskedImage(Conditioner):
         images, mask = (
             to_float(masked[:, :3].masked_fill(hole, 0)),
             hole.float() * 2 - 1,
-        )  # as the published model has it
+        )
         f = self.autoencoder.downsampling
         mode = torch.zeros(len(masked), self.autoencoder.latent_channels, *(side // f for side in masked.shape[2:]))
         z = self.autoencoder.latents(images, mode.to(images))  # [B, C, h, w]
