@@ -22,7 +22,7 @@ from data.inputs.caption import Caption
 from data.inputs.label import Label
 from data.tokenizer import BertTokenizer
 from evaluation.diffusers_tokenizers import read_bert_caption, read_clip_caption, read_json, write_tokenizer
-from models.autoencoder import AutoencoderKL, IdentityAutoencoder
+from models.autoencoder import AutoencoderKL, AutoencoderVQ, IdentityAutoencoder
 from models.conditioners import Conditioner, Conditioners
 from models.conditioners.class_label import ClassLabel
 from models.conditioners.class_token import ClassToken
@@ -122,7 +122,7 @@ def write_pipeline(folder: Path, parts: PipelineParts) -> None:
     scheduler = diffusers.scheduler_config(parts.schedule)
     index: dict[str, Any] = {"_class_name": name, "scheduler": ["diffusers", scheduler["_class_name"]]}
     if places.first_stage is not None:
-        assert not isinstance(autoencoder, IdentityAutoencoder)
+        assert isinstance(autoencoder, AutoencoderKL | AutoencoderVQ)
         config = diffusers.autoencoder_config(autoencoder, float(parts.first_stage.scale)) | {"sample_size": size}
         _write_model(folder / places.first_stage, config, diffusers.state_dict(autoencoder))
         index[places.first_stage] = ["diffusers", config["_class_name"]]
@@ -165,7 +165,9 @@ def read_pipeline(folder: Path) -> PipelineParts:
     sample_size = config.get("sample_size")
     if not isinstance(sample_size, int):
         raise ValueError(f"{folder / places.unet}: sample_size={sample_size}; only one number can be read")
-    trained, frozen, inputs = {}, {}, {}
+    trained: dict[str, Conditioner] = {}
+    frozen: dict[str, Conditioner] = {}
+    inputs: dict[str, Input] = {}
     if places.encoder is not None:
         conditioner, (input_name, inputs) = _read_encoder(folder, places.encoder, index)
         (frozen if isinstance(conditioner, ClipText) else trained)[input_name] = conditioner

@@ -26,6 +26,7 @@ def write_tokenizer(folder: Path, given: Input, length: int) -> str:
     The tokenizer of labels takes a class number for a prompt and says it `length` times; the empty prompt is no class.
     Raises ValueError for an input that has none.
     """
+    config: dict[str, Any]
     tokenizer = getattr(given, "tokenizer", None)
     if isinstance(tokenizer, BertTokenizer):
         kind, config = "BertTokenizer", {"do_lower_case": True}

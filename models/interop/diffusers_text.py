@@ -137,7 +137,8 @@ def clip_text(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> Cl
     weights.pop(f"{CLIP}.embeddings.position_ids", None)  # the numbers 0, 1, 2 ..., in older files
     fill(model, same_names(model.encoder, "encoder", CLIP), weights)
     # Numbers, not weights: no file needs them, and those from the meta device have no values.
-    model.encoder.embeddings.position_ids = torch.arange(model.length).expand(1, -1)
+    numbers = torch.arange(model.length).expand(1, -1)
+    model.encoder.embeddings.register_buffer("position_ids", numbers, persistent=False)
     return model
 
 
