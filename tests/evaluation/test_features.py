@@ -16,7 +16,6 @@ from evaluation.features import FeatureNetwork, load_features
 from evaluation.measure import measure
 from evaluation.metrics.kernel_distance import KernelDistance
 from evaluation.metrics.metric import Pictures, Sizes
-from evaluation.metrics.precision_recall import PrecisionRecall
 from tests.evaluation.networks import batches
 
 
@@ -97,7 +96,6 @@ def test_measures_equal_torch_fidelitys(inception_weights: Path, inception: Feat
         isc=True,
         fid=True,
         kid=True,
-        prc=True,
         isc_splits=2,
         kid_subset_size=4,
         batch_size=8,
@@ -107,10 +105,7 @@ def test_measures_equal_torch_fidelitys(inception_weights: Path, inception: Feat
         save_cpu_ram=True,
         feature_extractor_weights_path=str(inception_weights),
     )
-    metrics = {
-        "kid": KernelDistance(inception, "features", Sizes(8, 8), 8, subsets=100, subset_size=4),
-        "pr": PrecisionRecall(inception, "features", Sizes(8, 8), 8, neighbours=3, resamples=0),
-    }
+    metrics = {"kid": KernelDistance(inception, "features", Sizes(8, 8), 8, subsets=100, subset_size=4)}
     found = measure(batches(generated, 8), batches(real, 8), inception, 8, 2, metrics)
     assert found.frechet_name == "FID"
     assert found.score_name == "Inception Score"
@@ -118,8 +113,6 @@ def test_measures_equal_torch_fidelitys(inception_weights: Path, inception: Feat
     assert found.score == pytest.approx(reference["inception_score_mean"], rel=1e-5)
     assert found.score_std == pytest.approx(reference["inception_score_std"], rel=1e-3, abs=1e-6)
     assert found.others["KID"].value == pytest.approx(reference["kernel_inception_distance_mean"], rel=1e-4)
-    assert found.others["Precision"].value == pytest.approx(reference["precision"])
-    assert found.others["Recall"].value == pytest.approx(reference["recall"])
 
 
 def test_real_weights_give_the_networks_known_outputs() -> None:
