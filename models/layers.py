@@ -124,7 +124,8 @@ class UpsamplingConvolution(Convolution3x3):
         batch, _, height, width = x.shape
         kernels = _kernels_of_phases(self.weight)  # [4 * C_out, C, 2, 2]
         x = x.contiguous(memory_format=torch.channels_last)
-        h = F.conv2d(x, kernels, self.bias.repeat(4), padding=1)  # [B, 4 * C_out, H+1, W+1]
+        bias = None if self.bias is None else self.bias.repeat(4)
+        h = F.conv2d(x, kernels, bias, padding=1)  # [B, 4 * C_out, H+1, W+1]
         h = h.view(batch, 2, 2, self.out_channels, height + 1, width + 1)
         # An even row of the output begins one position before its own, an odd row with it; columns alike.
         rows = [torch.stack([h[:, p, q, :, p : p + height, q : q + width] for q in (0, 1)], -1) for p in (0, 1)]

@@ -45,6 +45,33 @@ def test_the_unet_sees_the_conditioned_tokens_and_both_take_gradients() -> None:
     assert [n for n, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-5] == []
 
 
+@torch.no_grad()
+def test_remembering_reads_each_context_once_and_changes_nothing() -> None:
+    model = LatentDiffusion(make_unet(12), {})
+    read: list[torch.Tensor] = []
+    for name, layer in model.named_modules():
+        if name.endswith("cross_attention.key_value"):
+            layer.register_forward_hook(lambda layer, inputs, output: read.append(inputs[0]))
+    layers = sum(name.endswith("cross_attention") for name, _ in model.named_modules())
+    network = model.remembering()
+    for condition in (Condition(context=torch.randn(2, 7, 12)), Condition(context=torch.randn(2, 5, 12))):
+        for t in (torch.tensor([3, 700]), torch.tensor([2, 699])):
+            z_t = torch.randn(2, 4, 8, 8)
+            found = network(z_t, t, condition)
+            assert len(read) == layers and all(context is condition.context for context in read)
+            before = read.copy()
+            assert torch.equal(found, model.denoise(z_t, t, condition))
+            read[:] = before
+        read.clear()
+
+
+def test_remembering_lets_gradients_through_to_the_weights() -> None:
+    model = LatentDiffusion(make_unet(12), {})
+    network, condition = model.remembering(), Condition(context=torch.randn(2, 7, 12))
+    network(torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), condition).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 def test_an_unconditional_model_takes_no_inputs() -> None:
     model = LatentDiffusion(make_unet(None), {})
     assert model.condition({}) == Condition()
