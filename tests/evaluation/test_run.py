@@ -71,6 +71,7 @@ def test_weights_that_are_not_finite_are_named(tiny_run: Path, tmp_path: Path) -
     write_checkpoint(run / "checkpoints" / "step-00000080", state)
     with pytest.raises(EvaluationError, match=r"step-00000080 holds infinite numbers, .* in unet\.stem\.weight"):
         load_run(run, "cpu")
+    shutil.rmtree(run / "checkpoints" / "step-00000080")
     weights = dict(loaded.first_stage.autoencoder.state_dict())
     weights["decoder.stem.bias"][0] = float("inf")
     save_first_stage(weights, run / "first_stage.safetensors")
