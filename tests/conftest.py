@@ -88,6 +88,7 @@ def tiny_diffusion(squares: Path, first_stage_weights: Path) -> list[str]:
     return [
         "experiment=demo",
         f"data.url={squares}",
+        "data.train=${data.url}/train",
         "data.embedded_store=false",
         "data.prepare=null",
         "data.image_size=32",
@@ -166,6 +167,7 @@ def tiny_autoencoder(squares: Path) -> list[str]:
     return [
         "experiment=demo_autoencoder",
         f"data.url={squares}",
+        "data.train=${data.url}/train",
         "data.embedded_store=false",
         "data.prepare=null",
         "data.image_size=32",
