@@ -16,7 +16,7 @@ from data.errors import DataError
 from data.inputs.label import LABEL, Label
 from evaluation.errors import EvaluationError
 from evaluation.generate import Guide
-from evaluation.run import LoadedClassifier, LoadedRun, load_classifier
+from evaluation.run import LoadedClassifier, LoadedModel, LoadedRun, load_classifier
 from evaluation.start_picture import read_picture
 from models.guidance import Distance, classifier, downsampling, post_hoc, squared_error
 from models.perceptual import PerceptualLoss
@@ -25,10 +25,10 @@ from models.prediction import Denoiser
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is to be drawn. size: of the images in pixels. inputs: what the run's conditioners read, each [N, ...], by
-    name. count: N, how many images."""
+    """What is to be drawn, by which model. size: of the images in pixels. inputs: what the model's conditioners read,
+    each [N, ...], by name. count: N, how many images."""
 
-    run: LoadedRun
+    source: LoadedModel
     size: int
     inputs: Mapping[str, Tensor]
     count: int
@@ -75,9 +75,9 @@ def follow_classifier(drawing: Drawing, run: str, ema: bool, labels: Sequence[in
     all images, or one for each equal share of them in turn; None: the images' own input `label`. Raises
     EvaluationError where the run isn't a classifier of the same noisy latents, and for labels that don't fit.
     """
-    image_model = drawing.run.image_model
+    image_model = drawing.source.image_model
     found = load_classifier(Path(run), image_model.device, "ema" if ema else "raw")
-    _check_same_latents(drawing.run, found, run)
+    _check_same_latents(drawing.source, found, run)
     latent_side = drawing.size // image_model.first_stage.autoencoder.downsampling
     if latent_side % found.model.stride:
         stride = found.model.stride
@@ -94,14 +94,14 @@ def follow_classifier(drawing: Drawing, run: str, ema: bool, labels: Sequence[in
 
 
 def _towards(drawing: Drawing, distance: Distance, scale: float) -> Guide:
-    image_model = drawing.run.image_model
+    image_model = drawing.source.image_model
     decode = image_model.first_stage.decode_differentiably
     return lambda denoiser, rows: post_hoc(denoiser, decode, distance, image_model.schedule, scale)
 
 
 def _picture(drawing: Drawing, image: str, size: int) -> Tensor:
     """float32 [1, 3, size, size] in [-1, 1]."""
-    pixels = read_picture(Path(image), "guide.image", size)[None].to(drawing.run.image_model.device)
+    pixels = read_picture(Path(image), "guide.image", size)[None].to(drawing.source.image_model.device)
     return pixels.float() / 127.5 - 1
 
 
@@ -121,7 +121,11 @@ def _labels(drawing: Drawing, label: Label, labels: Sequence[int] | int | None) 
     return parsed.repeat_interleave(drawing.count // len(given))
 
 
-def _check_same_latents(loaded: LoadedRun, found: LoadedClassifier, run: str) -> None:
+def _check_same_latents(loaded: LoadedModel, found: LoadedClassifier, run: str) -> None:
+    if not isinstance(loaded, LoadedRun):
+        raise EvaluationError(
+            f"guide.run={run}: a classifier guides the model of a run, whose latents it was trained on; give run="
+        )
     ours = loaded.image_model
     alike = {
         "first_stage.autoencoder": found.first_stage == loaded.config.first_stage.autoencoder,
