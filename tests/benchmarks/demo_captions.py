@@ -31,6 +31,7 @@ from evaluation.features import FeatureNetwork, load_features
 from evaluation.generate import generate
 from evaluation.run import LoadedRun, load_run
 from models.samplers.ddim import ddim
+from training.data_sources import SourceSettings, held_out_source, sources_of
 
 PEOPLE = {"person", "people", "man", "men", "woman", "women", "boy", "girl", "child", "baby", "prince", "princess"}
 HUES = {"red": 0.0, "orange": 0.08, "yellow": 0.15, "green": 0.36, "blue": 0.56, "purple": 0.78}
@@ -51,12 +52,17 @@ def kind_of(caption: str) -> str:
     return "face" if "face" in words else "other"
 
 
-def pictures(loaded: LoadedRun, key: str) -> tuple[Tensor, list[str]]:
-    """All images uint8 [N, 3, H, W] and captions of one of the run's splits."""
+def pictures(loaded: LoadedRun, sources: Sequence[SourceSettings]) -> tuple[Tensor, list[str]]:
+    """All images uint8 [N, 3, H, W] and captions of some of the run's sources."""
     storage: Storage = instantiate(loaded.config.data.storage)
-    index = Index.load(str(loaded.config.data[key]), storage)
-    batch = Loader([IndexedSource(index)], storage, 0, loaded.image_size, {}, len(index), len(index)).step(0)
-    return batch.images, batch.captions
+    images: list[Tensor] = []
+    captions: list[str] = []
+    for source in sources:
+        index = Index.load(source.urls, storage)
+        batch = Loader([IndexedSource(index)], storage, 0, loaded.image_size, {}, len(index), len(index)).step(0)
+        images.append(batch.images)
+        captions += batch.captions
+    return torch.cat(images), captions
 
 
 def features_of(network: FeatureNetwork, images: Tensor) -> Tensor:
@@ -100,8 +106,8 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         if loaded.config.data.embedded_store:
             os.environ.update(stack.enter_context(EmbeddedStore(arguments.run / "store")).environment)
-        known_images, known_captions = pictures(loaded, "train")
-        real, captions = pictures(loaded, "held_out")
+        known_images, known_captions = pictures(loaded, sources_of(loaded.config))
+        real, captions = pictures(loaded, [held_out_source(loaded.config)])
     network = load_features("efficientnet_lite0")
     known, kinds = features_of(network, known_images), [kind_of(caption) for caption in known_captions]
     samples = draw(loaded, captions, list(range(len(captions))), arguments.scale)
