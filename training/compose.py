@@ -119,7 +119,9 @@ def _chooses_a_file(override: str) -> bool:
 
 def _wrong_type(default: object, value: object) -> str | None:
     """What the value of a setting must be, going by its default, when it is something else."""
-    if default is None or value is None or default == "???" or (isinstance(default, str) and "${" in default):
+    if default is None or value is None or default == "???":
+        return None
+    if isinstance(default, str | list) and "${" in str(default):  # a reference, or URLs of which one is enough
         return None
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"

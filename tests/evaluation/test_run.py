@@ -68,7 +68,7 @@ def test_weights_that_are_not_finite_are_named(tiny_run: Path, tmp_path: Path) -
     loaded = load_run(run, "cpu", "raw").image_model
     state = dict(loaded.model.state_dict())
     state["unet.stem.weight"][0, 0, 0, 0] = float("nan")
-    write_checkpoint(run / "checkpoints" / "step-00000080", state)
+    write_checkpoint(run / "checkpoints" / "step-00000080", state, float(loaded.first_stage.scale))
     with pytest.raises(EvaluationError, match=r"step-00000080 holds infinite numbers, .* in unet\.stem\.weight"):
         load_run(run, "cpu")
     shutil.rmtree(run / "checkpoints" / "step-00000080")

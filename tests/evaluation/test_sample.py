@@ -15,13 +15,12 @@ from evaluation import sample
 from evaluation.errors import EvaluationError
 from evaluation.generate import generate
 from evaluation.run import LoadedRun, load_run
-from models.conditioners import Condition
-from models.latent_diffusion import LatentDiffusion
 from models.samplers import Sampler
 from models.samplers.ddim import ddim
 from models.samplers.ddpm import ddpm
 from models.samplers.dpm_solver import dpm_solver
 from models.samplers.plms import plms
+from models.unet import UNet
 
 
 @pytest.fixture(scope="module")
@@ -101,16 +100,16 @@ def test_numbers_that_leave_the_finite_are_named_with_sampler_step_and_seed(
 ) -> None:
     """The second of two samples breaks in the third evaluation of the denoiser."""
     calls = []
-    denoise = type(loaded.image_model.model).denoise
+    forward = UNet.forward
 
-    def breaking(model: LatentDiffusion, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def breaking(unet: UNet, z_t: Tensor, t: Tensor, context: Tensor, labels: None) -> Tensor:
         calls.append(int(t[0]))
-        output = denoise(model, z_t, t, condition)
+        output = forward(unet, z_t, t, context, labels)
         if len(calls) == 3:
             output[1, 0, 0, 0] = float("inf")
         return output
 
-    monkeypatch.setattr(type(loaded.image_model.model), "denoise", breaking)
+    monkeypatch.setattr(UNet, "forward", breaking)
     with pytest.raises(EvaluationError) as caught:
         draw(loaded, PROMPTS[:2], [7, 9], guidance_scale=1.0, sampler=sampler, steps=5)
     message = str(caught.value)

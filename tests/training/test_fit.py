@@ -113,7 +113,9 @@ def test_a_latent_scale_that_is_given_is_used(
 
 def test_latents_without_deviation_are_named() -> None:
     """As of a first stage that gives NaN, or pictures of one colour."""
-    white = Batch(torch.full((2, 3, 8, 8), 255, dtype=torch.uint8), {}, ["", ""], torch.tensor([0, 1]))
+    white = Batch(
+        torch.full((2, 3, 8, 8), 255, dtype=torch.uint8), {}, ["", ""], torch.tensor([0, 1]), torch.tensor([0, 0])
+    )
     first_stage = FirstStage(IdentityAutoencoder(3), 1.0)
     task = SimpleNamespace(engine=SimpleNamespace(device=torch.device("cpu")), first_stage=first_stage, seed=0)
     with pytest.raises(WeightsError, match=r"first_stage\.weights: latents of samples \[0, 1\] deviate by 0\.0"):
