@@ -156,5 +156,5 @@ def read_config(folder: Path, tasks: tuple[str, ...] = ("diffusion",)) -> DictCo
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
     if config.task.name not in tasks:
-        raise EvaluationError(f"run={folder}: its task is {config.task.name}; give one of {' or '.join(tasks)}")
+        raise EvaluationError(f"run={folder}: its task is {config.task.name}; give a run of task {' or '.join(tasks)}")
     return config

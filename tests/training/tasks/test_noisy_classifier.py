@@ -93,7 +93,7 @@ def test_a_classifier_of_other_latents_or_classes_is_named(
 ) -> None:
     classifier, diffusion = trained
     for guide, message in (
-        ([f"guide.run={diffusion}"], "its task is diffusion; only a noisy_classifier run leads others to a class"),
+        ([f"guide.run={diffusion}"], "its task is diffusion; give a run of task noisy_classifier"),
         ([f"guide.run={classifier}"], "guide.labels=null: the run has no input label"),
         ([f"guide.run={classifier}", "guide.labels=[4]"], "guide.labels=[4]: label 4: give a whole number from 0 to 3"),
         ([f"guide.run={classifier}", "guide.labels=[0,1]"], "3 images need one label, or one for each share"),
