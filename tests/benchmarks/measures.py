@@ -98,31 +98,30 @@ def measure_precision_recall(arguments: argparse.Namespace) -> None:
     line("  of it for the program itself", f"{before:.2f} GiB", "")
 
 
-class NoNetwork:
-    """What features that are drawn come from."""
+class DrawnFeatures:
+    """Features that no network made: each call draws new ones, whatever the pictures."""
 
     description = "random numbers"
     widths: Mapping[str, int] = {"features": WIDTH}
     device = torch.device("cpu")
 
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+
     def outputs(self, pictures: Pictures) -> Mapping[str, Tensor]:
-        """Never asked."""
-        raise NotImplementedError
+        """float32 [B, WIDTH], 0 or more."""
+        return {"features": torch.randn(len(pictures.numbers), WIDTH, generator=self._generator).relu()}
 
 
 def print_precision_recall(count: int, share: int) -> None:
     """In the process of `measure_precision_recall`: seconds, peak GiB, GiB before. share: see `main`."""
     before = peak_gib()
-    metric = PrecisionRecall(NoNetwork(), "features", Sizes(count, count), count, neighbours=3, resamples=0)
-    for side in ("generated", "real"):
-        generator = torch.Generator().manual_seed(len(side))
-        for numbers in torch.arange(count).split(500):
-            outputs = {"features": torch.randn(len(numbers), WIDTH, generator=generator).relu()}
-            if side == "real":
-                metric.real(numbers, outputs)
-            else:
-                unseen = torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(len(numbers), -1, -1, -1)
-                metric.generated(Pictures(numbers, unseen), outputs)
+    generated, real = DrawnFeatures(seed=0), DrawnFeatures(seed=1)
+    metric = PrecisionRecall(generated, "features", Sizes(count, count), count, neighbours=3, resamples=0)
+    for numbers in torch.arange(count).split(500):
+        pictures = Pictures(numbers, torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(len(numbers), -1, -1, -1))
+        metric.generated(pictures, generated.outputs(pictures))
+        metric.real(numbers, real.outputs(pictures))
     started = time.perf_counter()
     ranks = Alone(0, share)
     metric.reduce(ranks)
