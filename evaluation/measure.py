@@ -73,7 +73,7 @@ def see_reference(
     metrics = metrics or {}
     statistics = FeatureStatistics(features.width, features.device)
     for pictures in batches:
-        _see_real(pictures.numbers, pictures, features, statistics, metrics)
+        _see_real(pictures, features, statistics, metrics)
     statistics.reduce(ranks.all_reduce_sum)
     for metric in metrics.values():
         metric.reduce(ranks)
@@ -111,7 +111,7 @@ def measure(
         _recall(reference, real, metrics, ranks)
     elif reference is not None:
         for pictures in reference:
-            _see_real(pictures.numbers, pictures, features, real, metrics)
+            _see_real(pictures, features, real, metrics)
     for pictures in generated:
         found = _Outputs(pictures, features)
         statistics.update(found.of(features)["features"])
@@ -122,7 +122,7 @@ def measure(
             if pictures.originals is None:
                 raise ValueError("there is no reference: give real images, or the originals of the generated ones")
             originals = Pictures(pictures.numbers, pictures.originals)
-            _see_real(pictures.numbers, originals, features, real, metrics)
+            _see_real(originals, features, real, metrics)
     statistics.reduce(ranks.all_reduce_sum)
     real.reduce(ranks.all_reduce_sum)
     score.reduce(ranks.all_reduce_sum)
@@ -162,17 +162,16 @@ class _Outputs:
 
 
 def _see_real(
-    numbers: Tensor,
     pictures: Pictures,
     features: FeatureNetwork,
     statistics: FeatureStatistics,
     metrics: Mapping[str, Metric],
 ) -> None:
     # Their captions are no matter: what is compared of real images are their features.
-    found = _Outputs(Pictures(numbers, pictures.images), features)
+    found = _Outputs(Pictures(pictures.numbers, pictures.images), features)
     statistics.update(found.of(features)["features"])
     for metric in metrics.values():
-        metric.real(numbers, found.of(metric.network))
+        metric.real(pictures.numbers, found.of(metric.network))
 
 
 def _recall(reference: Reference, statistics: FeatureStatistics, metrics: Mapping[str, Metric], ranks: Ranks) -> None:

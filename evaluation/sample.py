@@ -14,8 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from evaluation.errors import EvaluationError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from data.inputs import Input
     from evaluation.generate import Guide
+    from evaluation.run import LoadedModel
     from models.samplers import Sampler
 
 
@@ -35,7 +38,6 @@ def run(config: DictConfig) -> None:
     from data.errors import DataError
     from evaluation.generate import generate
     from evaluation.guides import Drawing
-    from evaluation.pictures import grid, write_png
     from evaluation.source import load_source
     from evaluation.start_picture import read_start_picture
 
@@ -79,6 +81,16 @@ def run(config: DictConfig) -> None:
         )
     except (ValueError, DataError) as error:
         raise EvaluationError(str(error)) from error
+    _write(config, loaded, rows, images)
+
+
+def _write(config: DictConfig, loaded: LoadedModel, rows: list[tuple[dict[str, Any], int]], images: Tensor) -> None:
+    """Pictures below config.output, each of which tells how it was drawn, and a grid of them; prints their paths.
+
+    rows: description and seed of each. images: uint8 [N, 3, H, W].
+    """
+    from evaluation.pictures import grid, write_png
+
     beside = Path(config.run) if config.run is not None else Path()
     output = beside / "pictures" if config.output is None else Path(config.output)
     for (description, seed), image in zip(rows, images, strict=True):

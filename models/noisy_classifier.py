@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import SelfAttentionBlock, head_count, to_tokens, zeroed
-from models.normalisation import group_norm
-from models.unet import EPS, Downsample, ResidualBlock, Stage, TimeEmbedding
+from models.layers import Convolution3x3
+from models.normalisation import group_norm, normalised_silu
+from models.unet_layers import EPS, ResidualBlock, Stage, TimeEmbedding, check_latents, check_levels, way_down
 
 POOLS = ("mean", "attention")
 
@@ -38,18 +39,10 @@ class NoisyClassifier(nn.Module):
         pool: Literal["mean", "attention"] = "mean",
     ) -> None:
         super().__init__()
-        last = len(channel_multipliers) - 1
-        known = [2**i for i in range(last + 1)]
-        unknown = sorted(set(attention_downsamplings) - set(known))
-        if last < 0 or unknown:
+        check_levels(channels, channel_multipliers, attention_downsamplings)
+        if classes < 2 or pool not in POOLS:
             raise ValueError(
-                f"channel_multipliers={list(channel_multipliers)}, attention_downsamplings has {unknown}: "
-                f"give at least one multiplier, and downsamplings out of {known}"
-            )
-        if channels % 2 or classes < 2 or pool not in POOLS:
-            raise ValueError(
-                f"channels={channels}, classes={classes}, pool={pool}: give an even number of channels, two classes or "
-                f"more, and a pool out of {', '.join(POOLS)}"
+                f"classes={classes}, pool={pool}: give two classes or more, and a pool out of {', '.join(POOLS)}"
             )
 
         def residual(a: int, b: int, resize: Literal["down"] | None = None) -> ResidualBlock:
@@ -60,20 +53,21 @@ class NoisyClassifier(nn.Module):
 
         self.in_channels = in_channels
         self.classes = classes
-        self.stride = 2**last
+        self.stride = 2 ** (len(channel_multipliers) - 1)
         self.time_embedding = TimeEmbedding(channels, None)
-        self.stem = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.stages = nn.ModuleList()
-        width = channels
-        for i, multiplier in enumerate(channel_multipliers):
-            for _ in range(residual_blocks):
-                block = residual(width, channels * multiplier)
-                width = channels * multiplier
-                self.stages.append(Stage(block, attention(width) if 2**i in attention_downsamplings else None))
-            if i < last:
-                self.stages.append(Stage(residual(width, width, "down")) if resblock_updown else Downsample(width))
-        self.stages.append(Stage(residual(width, width), attention(width)))
-        self.stages.append(Stage(residual(width, width)))
+        self.stem = Convolution3x3(in_channels, channels)
+        stages, widths = way_down(
+            channels,
+            channel_multipliers,
+            residual_blocks,
+            attention_downsamplings,
+            residual,
+            attention,
+            resblock_updown,
+        )
+        width = widths[-1]
+        middle = [Stage(residual(width, width), attention(width)), Stage(residual(width, width))]
+        self.stages = nn.ModuleList([*stages, *middle])
         self.norm = group_norm(width, EPS)
         self.pool = AttentionPool(width, head_count(width, heads, head_channels)) if pool == "attention" else MeanPool()
         self.head = zeroed(nn.Linear(width, classes))
@@ -84,19 +78,12 @@ class NoisyClassifier(nn.Module):
         z_t: noisy latents, float [B, in_channels, H, W]. t: timesteps, int64 [B], 0 to 999. Raises ValueError for other
         shapes, and when H or W is not divisible by `stride`.
         """
-        shape = list(z_t.shape)
-        if len(shape) != 4 or shape[1] != self.in_channels or any(side % self.stride for side in shape[2:]):
-            raise ValueError(
-                f"z_t has shape {shape}: this classifier takes [B, {self.in_channels}, H, W] "
-                f"with H and W divisible by {self.stride}"
-            )
-        if t.shape != z_t.shape[:1]:
-            raise ValueError(f"t has shape {list(t.shape)}: give one timestep a sample, [{shape[0]}]")
+        check_latents(z_t, t, self.in_channels, self.stride)
         embedding = self.time_embedding(t, None)  # [B, 4 * channels]
         h = self.stem(z_t)  # [B, channels, H, W]
         for stage in self.stages:
             h = stage(h, embedding, None)  # [B, C_i, H/2^i, W/2^i]
-        return self.head(self.pool(F.silu(self.norm(h))))
+        return self.head(self.pool(normalised_silu(self.norm, h)))
 
 
 class MeanPool(nn.Module):

@@ -46,7 +46,8 @@ def store_of(config: DictConfig) -> Iterator[dict[str, str]]:
 
 
 def make_ready(config: DictConfig) -> None:
-    """Writes the shards of the configured source where they are missing, then checks that both splits are there.
+    """Writes the shards of the configured source where they are missing, then checks that what is trained on and what
+    is held out is there, and indexes it where nobody has.
 
     Raises DataError when the store, the credentials, the bucket or the shards aren't right.
     """

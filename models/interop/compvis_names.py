@@ -17,8 +17,9 @@ from models.conditioners.masked_image import MaskedImage
 from models.conditioners.spatial import SpatialRescaler
 from models.conditioners.text_transformer import TextTransformer
 from models.interop.layers import Layer, nested, same_names
-from models.unet import Downsample as UNetDownsample
-from models.unet import ResidualBlock, Stage, UNet
+from models.unet import UNet
+from models.unet_layers import Downsample as UNetDownsample
+from models.unet_layers import ResidualBlock, Stage
 
 UNET_RESIDUAL = (
     Layer("norm_1", ("in_layers.0",)),

@@ -10,7 +10,8 @@ from models.autoencoder_layers import Attention
 from models.conditioners.text_transformer import TextTransformer
 from models.interop.compvis_names import TRANSFORMER_BLOCK  # diffusers kept those names
 from models.interop.layers import Layer, nested
-from models.unet import Downsample, ResidualBlock, Stage, UNet
+from models.unet import UNet
+from models.unet_layers import Downsample, ResidualBlock, Stage
 
 UNET_RESIDUAL = (
     Layer("norm_1", ("norm1",)),

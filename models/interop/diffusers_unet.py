@@ -19,7 +19,8 @@ from models.interop.diffusers_settings import (
     number,
     one_number,
 )
-from models.unet import Stage, UNet
+from models.unet import UNet
+from models.unet_layers import Stage
 
 UNET_FIXED: Config = {
     "center_input_sample": False,

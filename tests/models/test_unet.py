@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.unet import UNet, sinusoidal
+from models.unet import UNet
+from models.unet_layers import sinusoidal
 
 BASE: dict[str, Any] = {
     "in_channels": 4,
