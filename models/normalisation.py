@@ -1,10 +1,12 @@
 """Group normalisation as the published networks have it, and for narrower ones."""
 
 from math import gcd
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 def group_norm(channels: int, eps: float) -> nn.GroupNorm:
@@ -16,6 +18,47 @@ def group_norm(channels: int, eps: float) -> nn.GroupNorm:
     return nn.GroupNorm(32 if channels % 32 == 0 else gcd(4, channels), channels, eps=eps)
 
 
-def normalised_silu(norm: nn.Module, x: Tensor) -> Tensor:
-    """SiLU of norm(x), of x's shape; in place where no gradient will ask for what lies between."""
-    return F.silu(norm(x), inplace=not torch.is_grad_enabled())
+class _NormalisedSiLU(torch.autograd.Function):
+    """SiLU of a group normalisation that keeps x alone for its gradients, and normalises once more when asked for them.
+
+    The two layers on their own would keep what lies between them too. Saves the parameters themselves: ZeRO 3 replaces
+    their data between the passes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        y, mean, deviation = _normalise(x, weight, bias, groups, eps)
+        ctx.save_for_backward(x, weight, bias, mean, deviation)
+        ctx.groups, ctx.eps = groups, eps
+        return F.silu(y, inplace=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        x, weight, bias, mean, deviation = ctx.saved_tensors
+        y, _, _ = _normalise(x, weight, bias, ctx.groups, ctx.eps)
+        of_y = torch.ops.aten.silu_backward(gradient, y)
+        sizes = (len(x), x.shape[1], x.shape[2] * x.shape[3])
+        return (
+            *torch.ops.aten.native_group_norm_backward(
+                of_y, x, mean, deviation, weight, *sizes, ctx.groups, list(ctx.needs_input_grad[:3])
+            ),
+            None,
+            None,
+        )
+
+
+def _normalise(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Group normalisation of x [B, C, H, W], and each group's mean and inverse deviation [B, groups]."""
+    sizes = (len(x), x.shape[1], x.shape[2] * x.shape[3])
+    return torch.ops.aten.native_group_norm(x, weight, bias, *sizes, groups, eps)
+
+
+def normalised_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """SiLU of norm(x), float [B, C, H, W] -> same. Of what lies between the two, nothing is kept."""
+    if not torch.is_grad_enabled():
+        return F.silu(norm(x), inplace=True)
+    if x.dtype != norm.weight.dtype or torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling():
+        return F.silu(norm(x))
+    in_order = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
+    return _NormalisedSiLU.apply(x if in_order else x.contiguous(), norm.weight, norm.bias, norm.num_groups, norm.eps)

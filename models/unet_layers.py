@@ -81,10 +81,10 @@ class ResidualBlock(nn.Module):
         e = self.embedding(embedding)[:, :, None, None]  # [B, C_out or 2 * C_out, 1, 1]
         if self.scale_shift_norm:
             scale, shift = e.chunk(2, dim=1)  # each [B, C_out, 1, 1]
-            h = self.norm_2(h) * (1 + scale) + shift
+            h = F.silu(self.norm_2(h) * (1 + scale) + shift)
         else:
-            h = self.norm_2(h + e)
-        return self.conv_2(self.dropout(F.silu(h))).add_(self.skip(self._resized(x)))
+            h = normalised_silu(self.norm_2, h + e)
+        return self.conv_2(self.dropout(h)).add_(self.skip(self._resized(x)))
 
 
 class Downsample(nn.Module):
