@@ -89,7 +89,7 @@ class Loader:
         if side < image_size:
             raise DataError(f"scaled_side={side} must be at least image_size={image_size}")
         if latents and side != image_size:
-            raise DataError(f"scaled_side={side} must be image_size={image_size}: latents are of the middle of pictures")
+            raise DataError(f"scaled_side={side} must be image_size={image_size}: latents are of pictures' middle")
         pictures: PictureReader = (
             MomentsReader(image_size, flip)
             if latents

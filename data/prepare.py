@@ -104,9 +104,7 @@ class _Split:
     def finish(self) -> None:
         if self._waiting:
             self._write()
-        write_index(
-            self.url, f"{self.source.name} {self.name}", self.source.attribution, self.shards, self.storage
-        )
+        write_index(self.url, f"{self.source.name} {self.name}", self.source.attribution, self.shards, self.storage)
 
     def summary(self) -> dict[str, int]:
         return {"samples": self.samples, "shards": len(self.shards), "bytes": self.bytes}

@@ -35,7 +35,9 @@ def write_shard(
     }
 
 
-def write_index(folder: str, name: str, description: str, shards: Sequence[Mapping[str, Any]], storage: Storage) -> None:
+def write_index(
+    folder: str, name: str, description: str, shards: Sequence[Mapping[str, Any]], storage: Storage
+) -> None:
     """Writes `folder`/index.json (wids format) of shards as `write_shard` gave them."""
     index = {"wids_version": 1, "name": name, "description": description, "shardlist": shards}
     storage.write(join(folder, INDEX_NAME), (json.dumps(index, indent=1, ensure_ascii=False) + "\n").encode())

@@ -22,7 +22,7 @@ def loaded(
     """
     loader: DataLoader[Any] = DataLoader(
         items,
-        batch_sampler=batches,  # type: ignore[arg-type]
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=_same,
         pin_memory=pin_memory,

@@ -49,7 +49,7 @@ class NoisyClassifierTask(LatentTask):
         return F.cross_entropy(logits, labels, reduction="none"), (logits.argmax(1) == labels).float(), t
 
     def noised(self, moments: torch.Tensor, numbers: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The latents of images of these moments with their noise, float32 [B, C, h, w], and its timesteps, int64 [B]."""
+        """Latents of images with these moments, noised, float32 [B, C, h, w], and their timesteps, int64 [B]."""
         z_0 = self.latents(moments, numbers)
         eps = noise.normal(self.seed, "noise", numbers, z_0.shape[1:]).to(z_0.device)
         t = noise.integers(self.seed, "timestep", numbers, self.schedule.steps).to(z_0.device)
