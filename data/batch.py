@@ -19,8 +19,9 @@ class Fault:
 class Batch:
     """A micro-batch of one rank.
 
-    images: uint8 [B, 3, H, W], RGB. inputs: what conditioners read, each [B, ...], by name. captions: B strings, ""
-    where there is none.
+    images: uint8 [B, 3, H, W], RGB; [B, 3, 0, 0] where samples are latents. moments: of those, what a first stage said
+    of the images, half precision [B, K, h, w] (FirstStage.moments); else None.
+    inputs: what conditioners read, each [B, ...], by name. captions: B strings, "" where there is none.
     numbers: int64 [B], global sample numbers, to key whatever is random about a sample.
     sources: int64 [B], which source of the mixture each sample is of.
     faults: samples replaced in this batch, in the order of their numbers.
@@ -32,6 +33,7 @@ class Batch:
     numbers: Tensor
     sources: Tensor
     faults: list[Fault] = field(default_factory=list)
+    moments: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -41,6 +43,7 @@ class Batch:
         return replace(
             self,
             images=self.images.pin_memory(),
+            moments=None if self.moments is None else self.moments.pin_memory(),
             inputs={name: values.pin_memory() for name, values in self.inputs.items()},
             numbers=self.numbers.pin_memory(),
             sources=self.sources.pin_memory(),

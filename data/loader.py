@@ -1,31 +1,21 @@
 """The endless stream of a rank's micro-batches; it can start at any step."""
 
-import atexit
-import json
-import logging
-import signal
-import sys
-from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from contextlib import closing
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
-import torch
-from torch.utils.data import DataLoader
-
+from data.bad_samples import BadSamples
 from data.batch import Batch
 from data.errors import DataError
 from data.inputs import Input
+from data.latents import MomentsReader
+from data.members import MemberReader
 from data.mixture import IndexedSource, Mixture
+from data.pictures import ImageReader, PictureReader
 from data.samples import Samples
 from data.stream import Storage
 from data.transforms import DEFAULT_MAX_PIXELS
-
-log = logging.getLogger(__name__)
-_JUDGED_SAMPLES = 64  # the share of bad samples means nothing before
-_LOGGED_FAULTS = 5  # of each reason
+from data.workers import loaded
 
 
 class Loader:
@@ -47,6 +37,7 @@ class Loader:
     end loading in a DataError.
     quarantine: a file to which every bad sample is added, one JSON object a line.
     pin_memory: put batches into page-locked memory, for copies to a GPU. batches_ahead: of each worker.
+    latents: the shards hold the moments of images of image_size (data.latents) instead of pictures.
 
     Raises DataError when the batch arithmetic does not come out.
     """
@@ -74,6 +65,7 @@ class Loader:
         quarantine: Path | None = None,
         pin_memory: bool = False,
         batches_ahead: int = 2,
+        latents: bool = False,
     ) -> None:
         if micro_batch < 1 or world < 1 or not 0 <= rank < world:
             raise DataError(f"micro_batch={micro_batch} and world={world} must be at least 1, rank={rank} below world")
@@ -96,18 +88,14 @@ class Loader:
         side = image_size if scaled_side is None else scaled_side
         if side < image_size:
             raise DataError(f"scaled_side={side} must be at least image_size={image_size}")
-        self._samples = Samples(
-            self.mixture,
-            storage,
-            seed,
-            image_size,
-            inputs,
-            side,
-            flip,
-            smallest_side,
-            max_pixels,
-            replace_bad_shards,
+        if latents and side != image_size:
+            raise DataError(f"scaled_side={side} must be image_size={image_size}: latents are of pictures' middle")
+        pictures: PictureReader = (
+            MomentsReader(image_size, flip)
+            if latents
+            else ImageReader(image_size, side, flip, smallest_side, max_pixels)
         )
+        self._samples = Samples(self.mixture, MemberReader(storage, replace_bad_shards), pictures, seed, inputs)
 
     @property
     def accumulation(self) -> int:
@@ -146,51 +134,12 @@ class Loader:
         Close the generator to end its workers. Raises DataError when too many samples are bad, or when the
         store fails for good.
         """
-        loader: DataLoader[Any] = DataLoader(
-            self._samples,
-            batch_sampler=_Numbers(self, start_step),
-            num_workers=self.workers,
-            collate_fn=_same,
-            pin_memory=self.pin_memory,
-            prefetch_factor=self.batches_ahead if self.workers else None,
-            worker_init_fn=_prepare_worker,
-            # its own generator: DataLoader would draw from torch's global one, and change the run's noise
-            generator=torch.Generator().manual_seed(0),
-        )
-        running = [iter(loader)]  # the only reference: its workers end when it goes
-        # workers ignore the signal that multiprocessing ends its children with: they must be told before
-        atexit.register(running.clear)
-        bad: Counter[str] = Counter()
-        seen = 0
-        try:
-            while True:
-                batch = next(running[0])
-                if isinstance(batch, Exception):
-                    raise batch
-                seen += len(batch)
-                self._judge(batch, bad, seen)
+        bad = BadSamples(self.max_bad_share, self.quarantine)
+        numbers = _Numbers(self, start_step)
+        with closing(loaded(self._samples, numbers, self.workers, self.pin_memory, self.batches_ahead)) as batches:
+            for batch in batches:
+                bad.judge(len(batch), batch.faults)
                 yield batch
-        finally:
-            atexit.unregister(running.clear)
-            running.clear()
-
-    def _judge(self, batch: Batch, bad: Counter[str], seen: int) -> None:
-        if batch.faults and self.quarantine is not None:
-            self.quarantine.parent.mkdir(parents=True, exist_ok=True)
-            with self.quarantine.open("a") as file:
-                file.writelines(json.dumps(asdict(fault)) + "\n" for fault in batch.faults)
-        for fault in batch.faults:
-            bad[fault.reason] += 1
-            if bad[fault.reason] <= _LOGGED_FAULTS:
-                last = "; further ones are counted only" if bad[fault.reason] == _LOGGED_FAULTS else ""
-                log.warning("bad sample (%s): %s in %s, replaced%s", fault.reason, fault.key, fault.url, last)
-        total = sum(bad.values())
-        if seen >= _JUDGED_SAMPLES and total > self.max_bad_share * seen:
-            last_fault = batch.faults[-1] if batch.faults else "in an earlier batch"
-            raise DataError(
-                f"{total} of {seen} samples are bad ({dict(bad)}), above max_bad_share={self.max_bad_share}; "
-                f"the last: {last_fault}. Mend the shards or raise the limit"
-            )
 
 
 class _Numbers:
@@ -202,20 +151,3 @@ class _Numbers:
 
     def __iter__(self) -> Iterator[list[int]]:
         return self.loader.numbers(self.start_step)
-
-
-def _same(batch: Any) -> Any:
-    return batch
-
-
-def _prepare_worker(worker: int) -> None:
-    """A scheduler signals every process of a job; only the training process may decide what follows."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    sys.excepthook = _tell_unless_abandoned
-
-
-def _tell_unless_abandoned(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Of an error in a worker's own threads, unless the training process was killed while it took a batch over."""
-    if not issubclass(kind, EOFError | ConnectionError):
-        sys.__excepthook__(kind, error, trace)

@@ -1,16 +1,13 @@
 """From a source to tar shards in LAION layout, with an index that says where each sample lies."""
 
-import hashlib
-import io
 import json
 import logging
 import sys
 from collections.abc import Mapping
-from typing import IO, Any, cast
+from typing import Any
 
 from data.errors import DataError
-from data.index import INDEX_NAME
-from data.offsets import Offsets, read_headers
+from data.shard_writer import write_index, write_shard
 from data.sources import Sample, Source
 from data.stream import Storage, join
 
@@ -92,7 +89,7 @@ class _Split:
         self.storage = storage
         self.samples_per_shard = samples_per_shard
         self.source = source
-        self.shards: list[dict[str, object]] = []
+        self.shards: list[dict[str, Any]] = []
         self.samples = 0
         self.bytes = 0
         self._waiting: list[Sample] = []
@@ -107,55 +104,30 @@ class _Split:
     def finish(self) -> None:
         if self._waiting:
             self._write()
-        index = {
-            "wids_version": 1,
-            "name": f"{self.source.name} {self.name}",
-            "description": self.source.attribution,
-            "shardlist": self.shards,
-        }
-        self.storage.write(join(self.url, INDEX_NAME), _json(index))
+        write_index(self.url, f"{self.source.name} {self.name}", self.source.attribution, self.shards, self.storage)
 
     def summary(self) -> dict[str, int]:
         return {"samples": self.samples, "shards": len(self.shards), "bytes": self.bytes}
 
     def _write(self) -> None:
-        data = _tar(self._waiting)
-        name = f"{len(self.shards):05d}"
-        entries = read_headers(cast(IO[bytes], io.BytesIO(data)), len(data), f"{name}.tar", checksums=True)
-        if len({entry.key for entry in entries}) != len(self._waiting):
+        keys = {sample.key for sample in self._waiting}
+        if len(keys) != len(self._waiting):
             raise DataError(f"{self.source.name} gives the same key twice, near {self._waiting[-1].key!r}")
-        self.storage.write(join(self.url, f"{name}.tar"), data)
-        self.storage.write(join(self.url, f"{name}.offsets.npz"), Offsets.of(entries).to_sidecar())
-        self.shards.append(
-            {
-                "url": f"{name}.tar",
-                "nsamples": len(entries),
-                "filesize": len(data),
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "offsets": f"{name}.offsets.npz",
-            }
-        )
-        self.samples += len(entries)
-        self.bytes += len(data)
+        name = f"{len(self.shards):05d}"
+        shard = write_shard(self.url, name, [(sample.key, _members(sample)) for sample in self._waiting], self.storage)
+        self.shards.append(shard)
+        self.samples += shard["nsamples"]
+        self.bytes += shard["filesize"]
         self._waiting = []
 
 
-def _tar(samples: list[Sample]) -> bytes:
-    import webdataset
-
-    buffer = io.BytesIO()
-    with webdataset.TarWriter(buffer, encoder=False, user="", group="", mode=0o644, mtime=0.0) as writer:
-        for sample in samples:
-            details = {"key": sample.key, "caption": sample.caption, **sample.metadata}
-            writer.write(
-                {
-                    "__key__": sample.key,
-                    sample.extension: sample.image,
-                    "txt": sample.caption.encode(),
-                    "json": json.dumps(details, ensure_ascii=False, sort_keys=True).encode(),
-                }
-            )
-    return buffer.getvalue()
+def _members(sample: Sample) -> dict[str, bytes]:
+    details = {"key": sample.key, "caption": sample.caption, **sample.metadata}
+    return {
+        sample.extension: sample.image,
+        "txt": sample.caption.encode(),
+        "json": json.dumps(details, ensure_ascii=False, sort_keys=True).encode(),
+    }
 
 
 def _json(content: object) -> bytes:

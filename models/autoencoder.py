@@ -101,10 +101,14 @@ class Autoencoder(nn.Module, ABC):
         assert isinstance(weight, nn.Parameter)
         return weight
 
-    @abstractmethod
     def latents(self, x: Tensor, noise: Tensor) -> Tensor:
         """The latents that diffusion works on: float [B, latent_channels, H/f, W/f]. noise: standard normal of z's
         shape; zeros give the most likely latents. Images x: float [B, in_channels, H, W] in [-1, 1]."""
+        return self.drawn(self.moments(x), noise)
+
+    @abstractmethod
+    def drawn(self, moments: Tensor, noise: Tensor) -> Tensor:
+        """`latents` of images whose moments are known: float [B, numbers_a_latent * latent_channels, H/f, W/f]."""
 
     @abstractmethod
     def regularised(self, x: Tensor, noise: Tensor) -> Regularised:
@@ -137,8 +141,9 @@ class Autoencoder(nn.Module, ABC):
         """What the decoder takes for z: z itself, unless a first stage says otherwise."""
         return z
 
-    def _moments(self, x: Tensor) -> Tensor:
-        """The encoder's numbers: float [B, numbers_a_latent * latent_channels, H/f, W/f]. Raises ValueError."""
+    def moments(self, x: Tensor) -> Tensor:
+        """All that the encoder says of images x: float [B, numbers_a_latent * latent_channels, H/f, W/f]. For KL they
+        are mean and log variance, for VQ z itself. Raises ValueError when x has another shape."""
         f = self.downsampling
         if x.ndim != 4 or x.shape[1] != self.in_channels or x.shape[2] % f or x.shape[3] % f:
             raise ValueError(
@@ -185,12 +190,11 @@ class AutoencoderKL(Autoencoder):
 
         Raises ValueError when x has another shape, or H or W is not divisible by f = `downsampling`.
         """
-        mean, log_variance = self._moments(x).chunk(2, dim=1)  # each [B, C, H/f, W/f]
-        return Posterior(mean, log_variance.clamp(*LOG_VARIANCE_RANGE))
+        return _posterior(self.moments(x))
 
-    def latents(self, x: Tensor, noise: Tensor) -> Tensor:
+    def drawn(self, moments: Tensor, noise: Tensor) -> Tensor:
         """A sample of q(z | x) from standard normal noise of z's shape: float [B, latent_channels, H/f, W/f]."""
-        return self.encode(x).sample(noise)
+        return _posterior(moments).sample(noise)
 
     def regularised(self, x: Tensor, noise: Tensor) -> Regularised:
         """A sample of q(z | x); penalty: the KL in nats, summed over an image's latent (LDM App. G)."""
@@ -239,11 +243,11 @@ class AutoencoderVQ(Autoencoder):
 
         Raises ValueError when x has another shape, or H or W is not divisible by f = `downsampling`.
         """
-        return self._moments(x)
+        return self.moments(x)
 
-    def latents(self, x: Tensor, noise: Tensor) -> Tensor:
-        """As `encode`; there is nothing to draw, and noise is left alone."""
-        return self.encode(x)
+    def drawn(self, moments: Tensor, noise: Tensor) -> Tensor:
+        """z is its own moments; there is nothing to draw, and noise is left alone."""
+        return moments
 
     def quantise(self, z: Tensor) -> Quantised:
         """z, float [B, latent_channels, h, w], with the nearest codebook entry at each position."""
@@ -276,6 +280,19 @@ class IdentityAutoencoder(nn.Module):
         """x as it is: float [B, channels, H, W]. There is nothing to draw, and noise is left alone."""
         return x
 
+    def moments(self, x: Tensor) -> Tensor:
+        """x as it is: float [B, channels, H, W]."""
+        return x
+
+    def drawn(self, moments: Tensor, noise: Tensor) -> Tensor:
+        """The moments as they are: float [B, channels, H, W]; noise is left alone."""
+        return moments
+
     def decode(self, z: Tensor) -> Tensor:
         """z as it is: float [B, channels, H, W]."""
         return z
+
+
+def _posterior(moments: Tensor) -> Posterior:
+    mean, log_variance = moments.chunk(2, dim=1)  # each [B, C, H/f, W/f]
+    return Posterior(mean, log_variance.clamp(*LOG_VARIANCE_RANGE))

@@ -96,15 +96,28 @@ class FirstStage(nn.Module):
         images: uint8 [B, 3, H, W], or float in [-1, 1]. noise: standard normal of z's shape.
         Raises ValueError when the shapes do not fit, and for float images that aren't finite. LDM App. G.
         """
+        return self.latents(self.moments(images), noise)
+
+    @torch.no_grad()
+    def moments(self, images: Tensor) -> Tensor:
+        """What `encode` needs to know of images, whatever the noise and the scale: float [B, K, H/f, W/f], K = 2 C for
+        a KL stage (mean and log variance), C for others. Raises ValueError as `encode` does."""
         x = images.to(self._dtype)  # [B, 3, H, W]
         if images.dtype == torch.uint8:
             x = x / 127.5 - 1.0
         elif not x.isfinite().all():
             raise ValueError("images hold infinite numbers, or none at all (NaN): give numbers from -1 to 1")
-        shape = (len(x), *self.latent_shape(*x.shape[-2:]))
+        self.latent_shape(*x.shape[-2:])  # raises
+        return self.autoencoder.moments(x)  # [B, K, H/f, W/f]
+
+    @torch.no_grad()
+    def latents(self, moments: Tensor, noise: Tensor) -> Tensor:
+        """`encode` of images with these moments, float [B, K, h, w] of any precision. Raises ValueError when the noise
+        has another shape than z."""
+        shape = (len(moments), self.autoencoder.latent_channels, *moments.shape[-2:])
         if noise.shape != shape:
             raise ValueError(f"noise has shape {list(noise.shape)}: these images need {list(shape)}")
-        return self.scale * self.autoencoder.latents(x, noise)  # [B, C, H/f, W/f]
+        return self.scale * self.autoencoder.drawn(moments.to(self._dtype), noise)  # [B, C, h, w]
 
     @torch.no_grad()
     def decode(self, z: Tensor, tile: int | None = None) -> Tensor:

@@ -119,6 +119,7 @@ def build_loader(config: DictConfig, sources: Sequence[IndexedSource], storage: 
         max_bad_share=config.data.max_bad_share,
         quarantine=Path(config.run.folder) / "bad_samples" / f"rank-{ranks.rank:05d}.jsonl",
         replace_bad_shards=config.data.bad_shards == "replace",
+        latents=config.data.latents is not None,
     )
 
 

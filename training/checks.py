@@ -88,6 +88,7 @@ def check_settings(config: DictConfig, world: int) -> None:
     if side is not None and (not isinstance(side, int) or isinstance(side, bool) or side < size):
         remedy = f"it must be a whole number of at least data.image_size={size}, or null"
         raise ConfigurationError("data.scaled_side", side, remedy)
+    _latents_can_be(config)
     betas = list(config.optimizer.betas)
     if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
         raise ConfigurationError(
@@ -151,6 +152,21 @@ def _holds_no_credentials(config: DictConfig) -> None:
 def _whole_number(key: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigurationError(key, value, f"it must be a whole number of at least {least}")
+
+
+def _latents_can_be(config: DictConfig) -> None:
+    """What is encoded beforehand can't be drawn anew for each sample number."""
+    latents, side = config.data.latents, config.data.scaled_side
+    if latents is None:
+        return
+    if config.task.name == "autoencoder":
+        raise ConfigurationError("data.latents", latents, "a first stage trains on images; set it to null")
+    if side not in (None, config.data.image_size):
+        raise ConfigurationError(
+            "data.scaled_side",
+            side,
+            f"random squares can't be encoded beforehand and data.latents={latents}; set one of the two to null",
+        )
 
 
 def _batch_divides(config: DictConfig, world: int) -> None:

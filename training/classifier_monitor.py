@@ -48,9 +48,8 @@ class NoisyClassifierMonitor:
         sums = torch.zeros(11, 3, dtype=torch.float64)  # by decile, and of all: losses, right answers, samples
         for first in range(0, len(rows), JUDGED_TOGETHER):
             some = list(rows[first : first + JUDGED_TOGETHER])
-            z_t, t = self.task.noised(
-                self.held_out.images[some].to(self.ranks.device), self.held_out.numbers[some].tolist()
-            )
+            moments = self.task.first_stage.moments(self.held_out.images[some].to(self.ranks.device))
+            z_t, t = self.task.noised(moments, self.held_out.numbers[some].tolist())
             labels = self.held_out.inputs[LABEL][some].to(self.ranks.device)
             logits = self.model(z_t, t)  # [B, classes]
             losses, right = F.cross_entropy(logits, labels, reduction="none"), (logits.argmax(1) == labels).float()

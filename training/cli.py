@@ -9,6 +9,7 @@ VERBS = {
     "train": ("training.train", "train a model, or go on with an interrupted run"),
     "prepare": ("training.prepare", "write a data set as tar shards with an index"),
     "prepare index": ("training.prepare_index", "index the tar shards that others wrote"),
+    "prepare latents": ("training.prepare_latents", "encode an experiment's images once, to train on their latents"),
     "evaluate": ("evaluation.evaluate", "measure a run by a protocol (FID, IS, ...)"),
     "sample": ("evaluation.sample", "make pictures for prompts from a run"),
     "export": ("evaluation.export", "write a run's model for diffusers, or under the published names"),
@@ -19,7 +20,7 @@ VERBS = {
 
 def usage() -> str:
     """The text of `ldm --help`."""
-    verbs = "\n".join(f"  {verb:<13} {meaning}" for verb, (_, meaning) in VERBS.items())
+    verbs = "\n".join(f"  {verb:<15} {meaning}" for verb, (_, meaning) in VERBS.items())
     return (
         "usage: ldm VERB [key=value ...]\n\nTrains, samples and measures latent diffusion models.\n\n"
         f"{verbs}\n\n`ldm VERB --help` lists the settings; `ldm VERB ... --cfg job` prints them composed.\n"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from omegaconf import DictConfig, OmegaConf
 
 from data.mixture import Turns
+from data.stream import join
 from data.where import BadCondition, Where
 from training.errors import ConfigurationError
 
@@ -29,10 +30,30 @@ class SourceSettings:
 
 
 def sources_of(config: DictConfig) -> list[SourceSettings]:
-    """What is trained on: the URLs of data.train as one source, or the sources that it names.
+    """What is trained on: the URLs of data.train as one source, or the sources that it names; of each its latents,
+    where data.latents names a folder of them.
 
     Raises ConfigurationError for a source that can't be.
     """
+    images, latents = image_sources_of(config), config.data.latents
+    if latents is None:
+        return images
+    return [replace(source, key="data.latents", urls=latents_folder(latents, source.name)) for source in images]
+
+
+def latents_folder(latents: str, name: str) -> str:
+    """Where a source's latents lie below data.latents: in the folder itself those of the only source."""
+    return join(latents, name) if name else latents
+
+
+def without_latents(config: DictConfig) -> DictConfig:
+    """The configuration as if it trained on the images themselves."""
+    images: DictConfig = OmegaConf.merge(config, {"data": {"latents": None}})  # type: ignore[assignment]
+    return images
+
+
+def image_sources_of(config: DictConfig) -> list[SourceSettings]:
+    """The sources of images: the URLs of data.train as one, or those that it names."""
     named, everywhere = config.data.train, config.data.where
     if not OmegaConf.is_dict(named):
         return [SourceSettings("data.train", urls_of(named), where_of(everywhere, "data.where"))]

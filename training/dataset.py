@@ -26,6 +26,7 @@ from data.store import EmbeddedStore
 from data.stream import Storage, join
 from training.components import component
 from training.data_sources import SourceSettings, held_out_source, sources_of
+from training.latents_key import check_latents
 
 log = logging.getLogger(__name__)
 DATA_NOTE = "data.json"
@@ -59,6 +60,8 @@ def make_ready(config: DictConfig) -> None:
         manifest = prepare(source, config.data.url, storage, config.data.samples_per_shard)
         # The report names the pictures' authors and licence.
         (Path(config.run.folder) / "attribution.txt").write_text(manifest["attribution"] + "\n")
+    if config.data.latents is not None:
+        check_latents(config, storage)
     for source in [*sources_of(config), held_out_source(config)]:
         with _about(source.key, source.urls):
             storage.check(source.urls)

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
+PATIENCE_MINUTES = 30
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,10 @@ def adopt_slurm_variables() -> None:
         os.environ.setdefault(ours, os.environ[theirs])
 
 
-def initialise() -> Distributed:
+def initialise(patience_minutes: int = PATIENCE_MINUTES) -> Distributed:
     """Joins the process group that the launcher's variables describe; one process alone joins none.
 
-    NCCL where there are GPUs, gloo otherwise.
+    NCCL where there are GPUs, gloo otherwise. patience_minutes: how long ranks wait for one another.
     """
     adopt_slurm_variables()
     rank, world, local_rank = (
@@ -103,7 +103,7 @@ def initialise() -> Distributed:
         device = torch.device("cpu")
     if launched() and not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+        dist.init_process_group(backend, timeout=datetime.timedelta(minutes=patience_minutes))
     return Distributed(rank, world, local_rank, device)
 
 

@@ -22,7 +22,6 @@ from evaluation.report import write_report
 from evaluation.weights import WeightsError
 from models.latent_diffusion import LatentDiffusion
 from models.noisy_classifier import NoisyClassifier
-from training import noise
 from training.build import build_eval_model, build_loader, build_task
 from training.checkpoint import Checkpoints
 from training.classifier_monitor import NoisyClassifierMonitor
@@ -138,19 +137,15 @@ def estimate_latent_scale(task: LatentTask, loader: Loader) -> None:
     Every rank sees the whole first batch, so the number is the same for any number of ranks.
     """
     whole = loader.step(0)
-    device = task.engine.device
-    shape = task.first_stage.latent_shape(whole.images.shape[-2], whole.images.shape[-1])
-    posterior_noise = noise.normal(task.seed, "posterior", whole.numbers.tolist(), shape)
     task.first_stage.scale.fill_(1.0)
-    latents = torch.cat(
-        [
-            task.first_stage.encode(images.to(device), eps.to(device)).cpu()
-            for images, eps in zip(whole.images.split(1), posterior_noise.split(1), strict=True)
-        ]
-    )
+    numbers = whole.numbers.tolist()
+    if whole.moments is not None:
+        latents = task.latents(task.moments(whole), numbers)
+    else:  # one by one, as a step's images of all ranks may not fit at once
+        moments = (task.first_stage.moments(image.to(task.engine.device)) for image in whole.images.split(1))
+        latents = torch.cat([task.latents(m, [number]).cpu() for m, number in zip(moments, numbers, strict=True)])
     deviation = latents.std().item()
     if not 0 < deviation < math.inf:
-        numbers = whole.numbers.tolist()
         raise WeightsError(f"first_stage.weights: latents of samples {numbers} deviate by {deviation}; check the file")
     task.first_stage.scale.fill_(1.0 / deviation)
     log.info("latent scale: %.5f", task.first_stage.scale.item())

@@ -1,4 +1,4 @@
-"""`ldm train` without a cluster's launcher: one local process a rank, through torch's own multiprocessing."""
+"""A job without a cluster's launcher: one local process a rank, through torch's own multiprocessing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from omegaconf import DictConfig
 
 from training.checks import threads_a_rank
 from training.errors import ConfigurationError
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 RANK_MARK = "LDM_RANK_OF_LAUNCHER"
-"""Process id of the `ldm train` that started a rank, and made ready and checked its data. Set for such ranks alone."""
+"""Process id of the command that started a rank, and made ready and checked its data. Set for such ranks alone."""
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 POLL_SECONDS = 0.2
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
@@ -59,8 +58,8 @@ def hold_run_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-def start_ranks(config: DictConfig, overrides: list[str], ranks: int, environment: dict[str, str]) -> int:
-    """Runs `ranks` local processes of this very job to their end; returns 0 when all of them ended well.
+def start_ranks(module: str, overrides: list[str], ranks: int, environment: dict[str, str]) -> int:
+    """Runs `ranks` local processes of a job, `python -m module`, to their end; returns 0 when all of them ended well.
 
     SIGINT, SIGTERM and SIGUSR1 are passed to the ranks, which finish their step, save and leave; a second one ends
     them at once. When a rank fails the others are ended too, and the error that came first is printed, alone.
@@ -84,7 +83,7 @@ def start_ranks(config: DictConfig, overrides: list[str], ranks: int, environmen
         requests.processes = start_processes(
             name="rank",
             entrypoint=sys.executable,
-            args={rank: ("-m", "training.train", *overrides) for rank in range(ranks)},
+            args={rank: ("-m", module, *overrides) for rank in range(ranks)},
             envs={rank: environment | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)},
             logs_specs=DefaultLogsSpecs(log_dir=errors),
         )
@@ -175,9 +174,7 @@ def explain(failures: Collection[ProcessFailure]) -> int:
         reason = f"was ended by {first.signal_name()}{' (out of memory?)' if first.exitcode == -signal.SIGKILL else ''}"
     else:
         reason = f"ended with status {first.exitcode} without a word"
-    print(
-        f"error: rank {first.local_rank} {reason}; the same command goes on from the newest checkpoint", file=sys.stderr
-    )
+    print(f"error: rank {first.local_rank} {reason}; the same command goes on from what was saved", file=sys.stderr)
     return 128 - first.exitcode if first.exitcode < 0 else first.exitcode
 
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from data.inputs.label import LABEL, Label
 from evaluation.frozen_conditioners import build_frozen_conditioners
-from models.autoencoder import Autoencoder
+from models.autoencoder import Autoencoder, IdentityAutoencoder
 from models.noisy_classifier import NoisyClassifier
 from models.prediction import PREDICTIONS, check_prediction
 from training.checks import neighbours
@@ -32,6 +32,8 @@ def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
         component(config, key)
     if diffusion:
         _prediction_fits_schedule(config)
+    if config.data.latents is not None:
+        _latents_can_be(config)
     with explained(config, "model"):
         shapes = parameter_shapes(config)
     with torch.device("meta"), WithoutInitialisation():
@@ -59,6 +61,17 @@ def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
         _inputs_fit(config, conditioners)
         _parts_fit(config, model, conditioners, first_stage.latent_channels, size // first_stage.downsampling)
     return shapes
+
+
+def _latents_can_be(config: DictConfig) -> None:
+    """Latents say all that the model is to be told of images."""
+    with torch.device("meta"), WithoutInitialisation():
+        identity = isinstance(component(config, "first_stage.autoencoder"), IdentityAutoencoder)
+    inputs = component(config, "inputs")
+    needing = [name for name in inputs if inputs[name].needs_image]
+    if identity or needing:
+        reason = "images are their own latents" if identity else f"inputs.{needing[0]} is made of the image's pixels"
+        raise ConfigurationError("data.latents", config.data.latents, f"{reason}; set it to null")
 
 
 def _classifier_fits(config: DictConfig, model: NoisyClassifier, channels: int) -> None:

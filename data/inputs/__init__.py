@@ -16,8 +16,8 @@ class Parts:
     """One sample, as far as inputs may read it.
 
     members: the files of its shard entry, by extension. details: its .json, {} without one. caption: the one chosen,
-    "" without any. image: uint8 [S, S, 3], cut and scaled. view: what of the picture that is. generator: keyed by
-    (seed, sample number).
+    "" without any. image: uint8 [S, S, 3], cut and scaled; [0, 0, 3] where samples are latents, which an input that
+    needs the image never sees. view: what of the picture that is. generator: keyed by (seed, sample number).
     """
 
     members: Mapping[str, bytes]
@@ -29,7 +29,9 @@ class Parts:
 
 
 class Input(Protocol):
-    """One of the things that a model is conditioned on."""
+    """One of the things that a model is conditioned on. needs_image: it is made of the image's pixels."""
+
+    needs_image: bool
 
     def read(self, sample: Parts) -> Tensor:
         """The input of a sample. Raises BadSample when it has none."""

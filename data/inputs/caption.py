@@ -14,6 +14,8 @@ class Caption:
     tokenizer: captions -> int64 [B, L].
     """
 
+    needs_image = False
+
     def __init__(self, tokenizer: Callable[[Sequence[str]], Tensor]) -> None:
         self.tokenizer = tokenizer
 

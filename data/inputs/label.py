@@ -19,6 +19,8 @@ class Label:
     classes: how many there are; `classes` itself is the number that says nothing.
     """
 
+    needs_image = False
+
     def __init__(self, classes: int) -> None:
         if classes < 1:
             raise DataError(f"classes={classes} must be at least 1")

@@ -26,6 +26,8 @@ class Layout:
     objects: at most so many. vocabulary: tokens, 8,192 in the paper. With 30 objects and crop the sequence has 92.
     """
 
+    needs_image = False
+
     def __init__(self, objects: int = 30, vocabulary: int = 8192, crop: bool = True) -> None:
         if objects < 1 or vocabulary < 5:
             raise DataError(f"objects={objects} must be at least 1 and vocabulary={vocabulary} at least 5")

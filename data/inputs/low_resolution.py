@@ -24,6 +24,8 @@ class LowResolution:
     unknown origin are spoilt, each in its own way (LDM-BSR, App. D.6.1).
     """
 
+    needs_image = True
+
     def __init__(self, size: int, degradation: Literal["bicubic", "bsr"] = "bicubic") -> None:
         if size < 1:
             raise DataError(f"size={size} must be at least 1 pixel")

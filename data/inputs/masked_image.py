@@ -21,6 +21,8 @@ class MaskedImage:
     size: of the image's side in pixels.
     """
 
+    needs_image = True
+
     def __init__(self, size: int) -> None:
         if size < 8:
             raise DataError(f"size={size} must be at least 8 pixels")

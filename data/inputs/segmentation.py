@@ -23,6 +23,8 @@ class Segmentation:
     size: side of the maps in pixels. nothing_class: the number of pixels that have no class (255 in COCO-Stuff).
     """
 
+    needs_image = False
+
     def __init__(self, size: int, nothing_class: int = 255) -> None:
         if not 0 <= nothing_class <= 255:
             raise DataError(f"nothing_class={nothing_class} must lie in 0 to 255")

@@ -18,17 +18,18 @@ import torch
 from made_files import make_png, make_tar
 from PIL import Image
 
-from data import samples
+from data import members
 from data.batch import Batch
 from data.errors import DataError
 from data.index import Index
 from data.inputs.caption import Caption
-from data.loader import Loader, _tell_unless_abandoned
+from data.loader import Loader
 from data.mixture import IndexedSource
 from data.sources import HELD_OUT, TRAIN, Sample
 from data.store import EmbeddedStore
 from data.stream import Storage
 from data.transforms import decode_image
+from data.workers import _tell_unless_abandoned
 
 SIZES = (5, 9, 2, 7)
 
@@ -278,7 +279,7 @@ def test_a_shard_that_is_gone_or_written_anew_is_told_apart_and_named(shards: Ca
 
 
 def test_a_sample_that_claims_to_be_huge_is_left(shards: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samples, "_LARGEST_SAMPLE_BYTES", 3000)
+    monkeypatch.setattr(members, "_LARGEST_SAMPLE_BYTES", 3000)
     folder = shards(4)
     write_shard(Path(folder), "huge.tar", [{"png": bytes(5000), "txt": b"picture 1"}])
     faults = [fault for batch in take(make_loader(folder, max_bad_share=1.0), 10) for fault in batch.faults]

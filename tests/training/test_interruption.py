@@ -182,7 +182,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     assert status == 128 + signal.SIGKILL
     assert "Traceback" not in err, err
     assert [line for line in err.splitlines() if line.startswith("error: ")] == [
-        "error: rank 1 was ended by SIGKILL (out of memory?); the same command goes on from the newest checkpoint"
+        "error: rank 1 was ended by SIGKILL (out of memory?); the same command goes on from what was saved"
     ]
     assert_gone(everyone, 10)
     assert run.step < STEPS

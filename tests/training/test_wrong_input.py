@@ -15,7 +15,6 @@ from typing import NoReturn
 import psutil
 import pytest
 import torch
-from omegaconf import DictConfig
 
 from data.prepare import prepare
 from data.store import EmbeddedStore
@@ -195,7 +194,7 @@ def check(message: str, says: str, remedy: str) -> None:
 def test_right_input_starts_ranks(base: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[int] = []
 
-    def start_ranks(config: DictConfig, overrides: list[str], ranks: int, environment: dict[str, str]) -> int:
+    def start_ranks(module: str, overrides: list[str], ranks: int, environment: dict[str, str]) -> int:
         started.append(ranks)
         return 7
 

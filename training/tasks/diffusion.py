@@ -82,7 +82,7 @@ class DiffusionTask(LatentTask):
         """Each sample's loss, ‖ε − ε_θ(z_t, t, τ_θ(y))‖² (LDM Eq. 3) or another, float32 [B], and its t, int64 [B]."""
         device = self.engine.device
         numbers = batch.numbers.tolist()
-        z_0 = self.encode(batch.images.to(device), numbers)  # [B, C, h, w]
+        z_0 = self.latents(self.moments(batch), numbers)  # [B, C, h, w]
         eps = self.draw_noise(numbers, z_0.shape[1:]).to(device)
         t = noise.integers(self.seed, "timestep", numbers, self.schedule.steps).to(device)  # [B]
         z_t = self.schedule.add_noise(z_0, eps, t)

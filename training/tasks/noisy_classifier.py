@@ -43,14 +43,14 @@ class NoisyClassifierTask(LatentTask):
     def judged(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Each sample's cross-entropy in nats, and 1 where the likeliest class is its own, float32 [B]; t int64 [B]."""
         device, numbers = self.engine.device, batch.numbers.tolist()
-        z_t, t = self.noised(batch.images.to(device), numbers)
+        z_t, t = self.noised(self.moments(batch), numbers)
         labels = batch.inputs[LABEL].to(device)
         logits = self.engine(z_t.to(self.engine.dtype), t).float()  # [B, classes]
         return F.cross_entropy(logits, labels, reduction="none"), (logits.argmax(1) == labels).float(), t
 
-    def noised(self, images: torch.Tensor, numbers: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The latents of images [B, 3, H, W] with their noise, float32 [B, C, h, w], and its timesteps, int64 [B]."""
-        z_0 = self.encode(images, numbers)
+    def noised(self, moments: torch.Tensor, numbers: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents of images with these moments, noised, float32 [B, C, h, w], and their timesteps, int64 [B]."""
+        z_0 = self.latents(moments, numbers)
         eps = noise.normal(self.seed, "noise", numbers, z_0.shape[1:]).to(z_0.device)
         t = noise.integers(self.seed, "timestep", numbers, self.schedule.steps).to(z_0.device)
         return self.schedule.add_noise(z_0, eps, t), t

@@ -1,0 +1,57 @@
+"""What is seen of a sample's picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from data.transforms import BadSample, decode_image, image_bytes
+from data.view import View, chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """view: of the picture. image: uint8 [S, S, 3], that view; [0, 0, 3] where only its moments are known.
+    moments: what a first stage said of it, half precision [K, h, w]; else None."""
+
+    view: View
+    image: NDArray[np.uint8]
+    moments: Tensor | None = None
+
+
+class PictureReader(Protocol):
+    """Finds the picture among a sample's members, or what stands for it."""
+
+    def read(self, members: Mapping[str, bytes], generator: np.random.Generator) -> Seen:
+        """What is seen; the view is drawn from the generator, and nothing else. Raises BadSample."""
+        ...
+
+
+class ImageReader:
+    """Decodes pictures and cuts squares out of them.
+
+    image_size: side of the squares in pixels. scaled_side, flip: see `data.view.chosen`. smallest_side: smaller
+    pictures (in pixels) are bad samples. max_pixels: so are larger ones.
+    """
+
+    def __init__(self, image_size: int, scaled_side: int, flip: bool, smallest_side: int, max_pixels: int) -> None:
+        self.image_size = image_size
+        self.scaled_side = scaled_side
+        self.flip = flip
+        self.smallest_side = smallest_side
+        self.max_pixels = max_pixels
+
+    def read(self, members: Mapping[str, bytes], generator: np.random.Generator) -> Seen:
+        """The square as an image."""
+        picture = decode_image(image_bytes(members), self.max_pixels)
+        height, width = picture.shape[:2]
+        if min(height, width) < self.smallest_side:
+            raise BadSample("too_small", f"{width} x {height} is below {self.smallest_side}")
+        view = chosen(height, width, self.image_size, self.scaled_side, self.flip, generator)
+        return Seen(view, view.cut(picture, self.image_size, Image.Resampling.LANCZOS))

@@ -1,0 +1,61 @@
+"""Processes that load ahead."""
+
+import atexit
+import signal
+import sys
+from collections.abc import Generator, Iterable
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+T = TypeVar("T")
+
+
+def loaded(
+    items: Dataset[T], batches: Iterable[list[Any]], workers: int, pin_memory: bool, batches_ahead: int
+) -> Generator[T, None, None]:
+    """What `items.__getitems__` makes of each of the batches, in their order, loaded ahead by `workers` processes.
+
+    An exception that it returns is raised here. Close the generator to end its workers.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        items,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_same,
+        pin_memory=pin_memory,
+        prefetch_factor=batches_ahead if workers else None,
+        worker_init_fn=_prepare_worker,
+        # its own generator: DataLoader would draw from torch's global one, and change the run's noise
+        generator=torch.Generator().manual_seed(0),
+    )
+    running = [iter(loader)]  # the only reference: its workers end when it goes
+    # workers ignore the signal that multiprocessing ends its children with: they must be told before
+    atexit.register(running.clear)
+    try:
+        while (batch := next(running[0], None)) is not None:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
+    finally:
+        atexit.unregister(running.clear)
+        running.clear()
+
+
+def _same(batch: Any) -> Any:
+    return batch
+
+
+def _prepare_worker(worker: int) -> None:
+    """A scheduler signals every process of a job; only the training process may decide what follows."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    sys.excepthook = _tell_unless_abandoned
+
+
+def _tell_unless_abandoned(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Of an error in a worker's own threads, unless the training process was killed while it took a batch over."""
+    if not issubclass(kind, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, trace)

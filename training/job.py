@@ -1,0 +1,144 @@
+"""A verb that runs on ranks: starts the local ones, or is one of those that a launcher started."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from training import compose
+from training.errors import ConfigurationError
+from training.preemption import STOPPED_STATUS
+
+if TYPE_CHECKING:
+    from training.distributed import Distributed
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a verb does.
+
+    module: runs one rank, `python -m module`. check: raises ConfigurationError for everything that can be known to be
+    wrong without touching the data, given the number of ranks. make_ready: makes the data ready and checks it, once,
+    before the ranks start. work: one rank's whole share; False when it was asked to stop before it came to the end.
+    finished: whether nothing is left to do, once the ranks have ended well. patience_minutes: how long a rank may wait
+    for another one.
+    """
+
+    module: str
+    check: Callable[[DictConfig, int], None]
+    make_ready: Callable[[DictConfig], None]
+    work: Callable[[DictConfig, Distributed], bool]
+    finished: Callable[[DictConfig], bool]
+    patience_minutes: int
+
+
+def user_errors() -> tuple[type[Exception], ...]:
+    """Errors that a person can put right: their message says what is wrong, and no traceback is needed."""
+    from data.errors import DataError
+    from evaluation.errors import EvaluationError
+    from evaluation.weights import WeightsError
+    from training.checkpoint_files import CheckpointError
+    from training.loop import NonFiniteLoss
+
+    return (ConfigurationError, DataError, EvaluationError, WeightsError, CheckpointError, NonFiniteLoss)
+
+
+def run(config: DictConfig, job: Job) -> None:
+    """Starts the local ranks, or is one of the ranks that a launcher started."""
+    from training.distributed import adopt_slurm_variables, launched
+    from training.launch import RANK_MARK, errors_for_launcher
+
+    adopt_slurm_variables()
+    set_up_logging(is_main=os.environ.get("RANK", "0") == "0")
+    try:
+        if not launched():
+            raise SystemExit(_run_locally(config, job))
+        with errors_for_launcher(user_errors) if RANK_MARK in os.environ else contextlib.nullcontext():
+            _run_rank(config, job)
+    except user_errors() as error:
+        compose.fail(str(error))
+
+
+def set_up_logging(is_main: bool) -> None:
+    """Our own news from the main rank alone; warnings from every rank."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for name in ("data", "training", "evaluation"):
+        logging.getLogger(name).setLevel(logging.INFO if is_main else logging.WARNING)
+
+
+def _run_locally(config: DictConfig, job: Job) -> int:
+    """Checks everything, makes the data ready, runs the ranks. Returns the command's exit status."""
+    from training import checks, launch
+    from training.dataset import store_of
+
+    ranks = checks.local_ranks(config)
+    job.check(config, ranks)
+    folder = Path(config.run.folder)
+    with launch.hold_run_folder(folder), store_of(config) as environment:
+        job.make_ready(config)
+        status = launch.start_ranks(job.module, sys.argv[1:], ranks, environment)
+        # Torch's launcher tells success from failure only, so whether the job was stopped is read off what it left.
+        return STOPPED_STATUS if status == 0 and not job.finished(config) else status
+
+
+def _run_rank(config: DictConfig, job: Job) -> None:
+    """One rank of the job: joins the others and does its share."""
+    from training import launch
+    from training.distributed import initialise, shut_down
+
+    of_launcher = launch.RANK_MARK in os.environ
+    if of_launcher:
+        launch.die_with_parent()
+    else:
+        _check_once(config, job)
+    ranks = initialise(job.patience_minutes)
+    with contextlib.nullcontext() if of_launcher else _data_of_main_rank(config, job, ranks):
+        finished = job.work(config, ranks)
+    # Not after an error: leaving a group whose peers wait in a collective may take forever.
+    shut_down()
+    if not finished and not of_launcher:
+        raise SystemExit(STOPPED_STATUS)
+
+
+def _check_once(config: DictConfig, job: Job) -> None:
+    """Checks on every rank, so that all of them leave, and lets the main rank tell what is wrong with a setting."""
+    try:
+        job.check(config, int(os.environ["WORLD_SIZE"]))
+    except ConfigurationError:
+        if os.environ["RANK"] == "0":
+            raise
+        raise SystemExit(2) from None
+
+
+@contextlib.contextmanager
+def _data_of_main_rank(config: DictConfig, job: Job, ranks: Distributed) -> Iterator[None]:
+    """Under srun or torchrun the main rank makes the data ready, and tells the others where the store is."""
+    from training import launch
+    from training.dataset import store_of
+
+    with contextlib.ExitStack() as stack:
+        environment: dict[str, str] | None = {}
+        error: Exception | None = None
+        if ranks.is_main:
+            try:
+                stack.enter_context(launch.hold_run_folder(Path(config.run.folder)))
+                environment = stack.enter_context(store_of(config))
+                job.make_ready(config)
+            except Exception as failure:
+                error, environment = failure, None
+        environment = ranks.broadcast_object(environment)
+        if error is not None:
+            raise error
+        if environment is None:  # the main rank tells why
+            raise SystemExit(2)
+        os.environ.update(environment)
+        yield
+        ranks.barrier()
