@@ -20,6 +20,8 @@ import torch
 from safetensors import safe_open
 
 MANIFEST = "manifest.json"
+DAMAGED = "manifest.damaged.json"
+"""Name that the manifest of a checkpoint gets whose bytes don't fit it: it is no checkpoint any more."""
 FORMAT = 1
 KINDS = ("param", "exp_avg", "exp_avg_sq", "ema")
 """The tensors kept for each parameter: fp32 weights, Adam's two moments, exponential moving average."""
@@ -103,6 +105,11 @@ def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint folder's name."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def tensor_key(engine: str, kind: str, parameter: str) -> str:
     """Name of a fragment's tensor inside its file."""
     return f"{engine}/{kind}/{parameter}"
@@ -125,14 +132,17 @@ def load_manifest(checkpoint: Path) -> Manifest:
         raise CheckpointError(f"{path} can't be read ({error}); remove {checkpoint} or restore it") from None
 
 
-def problems(checkpoint: Path) -> list[str]:
-    """Lists what is wrong with a checkpoint, file by file; an empty list means that it is whole."""
+def problems(checkpoint: Path, part: int = 0, parts: int = 1) -> list[str]:
+    """Lists what is wrong with a checkpoint, file by file; an empty list means that it is whole.
+
+    Of `parts` callers that share the work, each gives a `part` of its own, from 0 on, and checks some of the files.
+    """
     try:
         manifest = load_manifest(checkpoint)
     except CheckpointError as error:
-        return [str(error)]
+        return [str(error)] if part == 0 else []
     found = []
-    for name, entry in manifest.files.items():
+    for name, entry in list(manifest.files.items())[part::parts]:
         path = checkpoint / name
         if not path.exists():
             found.append(f"{path} is missing")
@@ -170,8 +180,14 @@ class Reader:
 
     def interval(self, engine: str, kind: str, parameter: str, start: int, stop: int) -> torch.Tensor:
         """Returns elements [start, stop) of a flattened parameter, float32 [stop - start]."""
-        entry = self.engine(engine).parameters[parameter]
         values = torch.empty(stop - start, dtype=torch.float32)
+        self.fill(engine, kind, parameter, start, values)
+        return values
+
+    def fill(self, engine: str, kind: str, parameter: str, start: int, values: torch.Tensor) -> None:
+        """Reads elements [start, start + N) of a flattened parameter into `values`, float32 [N]."""
+        entry = self.engine(engine).parameters[parameter]
+        stop = start + len(values)
         filled = 0
         for fragment in entry.fragments:
             first, last = max(start, fragment.start), min(stop, fragment.stop)
@@ -182,7 +198,6 @@ class Reader:
             filled += last - first
         if filled != stop - start:
             raise CheckpointError(f"{self.checkpoint}: {parameter} [{start}:{stop}) has only {filled} elements")
-        return values
 
     def tensor(self, engine: str, kind: str, parameter: str) -> torch.Tensor:
         """Returns a whole parameter in its shape, float32."""

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -72,8 +71,10 @@ def fit(
         try:
             metrics = task.train_step(watched, state.step, learning_rate.at(state.step, steps))
         except NonFiniteUpdate as error:
+            checkpoints.finish()
             raise non_finite_step(ranks, state.step, error, watched) from None
         loss, row, bad, stopping = agree(ranks, metrics, watched, stop)
+        checkpoints.check()
         state.step += 1
         state.images_seen += global_batch
         state.bad_samples += bad
@@ -92,22 +93,17 @@ def fit(
         row |= monitor.look(state.step)
         if stopping or state.step == steps or state.step % checkpoint_every == 0:
             extra = task.extra_state() | {"bad_samples": dict(state.bad_samples)}
-            log_row = partial(log_with_stall, tracker, state.step, row)
-            checkpoints.save(task.engines, state.step, state.images_seen, extra, before_it_counts=log_row)
-        else:
-            tracker.log(state.step, row)
+            row["checkpoint/stall_seconds"] = checkpoints.save(
+                task.engines, state.step, state.images_seen, extra, before_it_counts=tracker.flush
+            )
+        tracker.log(state.step, row)
         progress.advance(loss, row)
-        if stopping and state.step < steps:
-            progress.close(f"stopped by {stop.received.name if stop.received else 'another rank'}")
-            return False
-    progress.close("done")
-    return True
-
-
-def log_with_stall(tracker: Tracker, step: int, row: dict[str, float], stall_seconds: float) -> None:
-    """Brings every row up to this step's to the disk, so that a run that goes on from its checkpoint misses none."""
-    tracker.log(step, row | {"checkpoint/stall_seconds": stall_seconds})
-    tracker.flush()
+        if stopping:
+            break
+    checkpoints.finish()
+    finished = state.step == steps
+    progress.close("done" if finished else f"stopped by {stop.received.name if stop.received else 'another rank'}")
+    return finished
 
 
 @dataclass
