@@ -8,6 +8,7 @@ can read it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -22,7 +23,9 @@ from safetensors import safe_open
 MANIFEST = "manifest.json"
 DAMAGED = "manifest.damaged.json"
 """Name that the manifest of a checkpoint gets whose bytes don't fit it: it is no checkpoint any more."""
-FORMAT = 1
+FORMAT = 2
+OLDER_FORMATS = (1,)
+"""What is read, but not written any more. 1: the manifest had no checksum of its own."""
 KINDS = ("param", "exp_avg", "exp_avg_sq", "ema")
 """The tensors kept for each parameter: fp32 weights, Adam's two moments, exponential moving average."""
 
@@ -77,15 +80,18 @@ class Manifest:
     format: int = FORMAT
 
     def to_json(self) -> str:
-        """Returns the manifest as text, keys in a fixed order."""
-        return json.dumps(asdict(self), indent=1)
+        """Returns the manifest as text, keys in a fixed order, with a checksum of itself."""
+        content = asdict(self)
+        return json.dumps({"sha256": _sha256_of_content(content), **content}, indent=1)
 
     @staticmethod
     def from_json(text: str) -> Manifest:
-        """Parses `to_json`'s text. Raises ValueError, KeyError or TypeError for anything else."""
+        """Parses `to_json`'s text. Raises ValueError, KeyError or TypeError for anything else, be it by one byte."""
         raw = json.loads(text)
-        if raw["format"] != FORMAT:
+        if raw["format"] not in (FORMAT, *OLDER_FORMATS):
             raise ValueError(f"checkpoint format {raw['format']}, this version reads {FORMAT}")
+        if raw["format"] == FORMAT and raw.pop("sha256") != _sha256_of_content(raw):
+            raise ValueError("it doesn't have its own sha256: its bytes were altered")
         engines = {
             name: EngineEntry(
                 engine["updates"],
@@ -98,6 +104,10 @@ class Manifest:
         }
         files = {name: FileEntry(**entry) for name, entry in raw["files"].items()}
         return Manifest(raw["step"], raw["images_seen"], raw["world"], engines, files, raw["extra"])
+
+
+def _sha256_of_content(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def folder_name(step: int) -> str:
@@ -156,6 +166,14 @@ def problems(checkpoint: Path, part: int = 0, parts: int = 1) -> list[str]:
 def complete_checkpoints(folder: Path) -> Iterator[Path]:
     """Yields the folders that have a manifest, newest step first, without reading their tensors."""
     yield from sorted((path.parent for path in folder.glob(f"step-*/{MANIFEST}")), reverse=True)
+
+
+def newest_readable(folder: Path) -> tuple[Path, Manifest] | None:
+    """Returns the newest checkpoint below `folder` whose manifest holds, and that, without reading its tensors."""
+    for checkpoint in complete_checkpoints(folder):
+        with contextlib.suppress(CheckpointError):
+            return checkpoint, load_manifest(checkpoint)
+    return None
 
 
 def newest_complete(folder: Path) -> Path | None:

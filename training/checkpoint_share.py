@@ -75,6 +75,6 @@ class Share:
 
     def _chunks(self) -> Iterator[bytes | memoryview]:
         yield self._header
-        values = memoryview(self._values.numpy()).cast("B")
+        values = self._values.view(torch.uint8).numpy().data
         for start in range(0, len(values), CHUNK_BYTES):
             yield values[start : start + CHUNK_BYTES]
