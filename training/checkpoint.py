@@ -68,6 +68,7 @@ class Checkpoints:
         self.ranks = ranks
         self.retention = retention or Retention()
         self._saving: _Saving | None = None
+        self._memory: torch.Tensor | None = None
 
     def save(
         self,
@@ -148,7 +149,9 @@ class Checkpoints:
         if self.ranks.is_main and target.exists():
             (target / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(target)  # a torn attempt at this step, or one that was damaged
-        return Share(engines)
+        share = Share(engines, self._memory)
+        self._memory = share.memory
+        return share
 
     def _advance(self, saving: _Saving) -> None:
         """All ranks come here when their work is done."""

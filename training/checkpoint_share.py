@@ -22,16 +22,19 @@ Held = dict[str, list[tuple[str, int, int]]]
 class Share:
     """A copy in host memory of the fragments that this rank writes, in the order in which they will lie in their file.
 
-    It takes 16 bytes a parameter, over the number of ranks. Raises MemoryError or torch's RuntimeError without room.
+    It takes 16 bytes a parameter, over the number of ranks. memory: that of an earlier share, which is written by now:
+    fresh memory costs several times what the copy does. Raises RuntimeError when there is no room.
     """
 
-    def __init__(self, engines: dict[str, Engine]) -> None:
+    def __init__(self, engines: dict[str, Engine], memory: torch.Tensor | None = None) -> None:
         fragments = {name: [f for f in engine.fragments() if f.written_here] for name, engine in engines.items()}
         self.held: Held = {name: [(f.parameter, f.start, f.stop) for f in own] for name, own in fragments.items()}
         on_gpu = any(engine.device.type == "cuda" for engine in engines.values())
         elements = sum(f.stop - f.start for own in fragments.values() for f in own) * len(KINDS)
-        # Pinned memory lets a GPU copy at the full rate of its bus, and torch keeps it for the next save.
-        self._values = torch.empty(elements, dtype=torch.float32, pin_memory=on_gpu)
+        if memory is None or memory.numel() != elements:
+            # Pinned memory lets a GPU copy at the full rate of its bus.
+            memory = torch.empty(elements, dtype=torch.float32, pin_memory=on_gpu)
+        self.memory = memory
         self._header = self._copy(fragments)
         if on_gpu:
             torch.cuda.synchronize()
@@ -45,7 +48,7 @@ class Share:
             for kind in KINDS:
                 for fragment in own:
                     start, end = end, end + fragment.stop - fragment.start
-                    self._values[start:end].copy_(fragment.tensors[kind], non_blocking=True)
+                    self.memory[start:end].copy_(fragment.tensors[kind], non_blocking=True)
                     places[tensor_key(engine, kind, fragment.parameter)] = {
                         "dtype": "F32",
                         "shape": [end - start],
@@ -75,6 +78,6 @@ class Share:
 
     def _chunks(self) -> Iterator[bytes | memoryview]:
         yield self._header
-        values = self._values.view(torch.uint8).numpy().data
+        values = self.memory.view(torch.uint8).numpy().data
         for start in range(0, len(values), CHUNK_BYTES):
             yield values[start : start + CHUNK_BYTES]
