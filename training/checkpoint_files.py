@@ -8,6 +8,7 @@ can read it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -20,7 +21,11 @@ import torch
 from safetensors import safe_open
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+DAMAGED = "manifest.damaged.json"
+"""Name that the manifest of a checkpoint gets whose bytes don't fit it: it is no checkpoint any more."""
+FORMAT = 2
+OLDER_FORMATS = (1,)
+"""What is read, but not written any more. 1: the manifest had no checksum of its own."""
 KINDS = ("param", "exp_avg", "exp_avg_sq", "ema")
 """The tensors kept for each parameter: fp32 weights, Adam's two moments, exponential moving average."""
 
@@ -75,15 +80,18 @@ class Manifest:
     format: int = FORMAT
 
     def to_json(self) -> str:
-        """Returns the manifest as text, keys in a fixed order."""
-        return json.dumps(asdict(self), indent=1)
+        """Returns the manifest as text, keys in a fixed order, with a checksum of itself."""
+        content = asdict(self)
+        return json.dumps({"sha256": _sha256_of_content(content), **content}, indent=1)
 
     @staticmethod
     def from_json(text: str) -> Manifest:
-        """Parses `to_json`'s text. Raises ValueError, KeyError or TypeError for anything else."""
+        """Parses `to_json`'s text. Raises ValueError, KeyError or TypeError for anything else, be it by one byte."""
         raw = json.loads(text)
-        if raw["format"] != FORMAT:
+        if raw["format"] not in (FORMAT, *OLDER_FORMATS):
             raise ValueError(f"checkpoint format {raw['format']}, this version reads {FORMAT}")
+        if raw["format"] == FORMAT and raw.pop("sha256") != _sha256_of_content(raw):
+            raise ValueError("it doesn't have its own sha256: its bytes were altered")
         engines = {
             name: EngineEntry(
                 engine["updates"],
@@ -98,9 +106,18 @@ class Manifest:
         return Manifest(raw["step"], raw["images_seen"], raw["world"], engines, files, raw["extra"])
 
 
+def _sha256_of_content(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
 def folder_name(step: int) -> str:
     """Name of the checkpoint's folder after `step` optimizer steps."""
     return f"step-{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint folder's name."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def tensor_key(engine: str, kind: str, parameter: str) -> str:
@@ -125,14 +142,17 @@ def load_manifest(checkpoint: Path) -> Manifest:
         raise CheckpointError(f"{path} can't be read ({error}); remove {checkpoint} or restore it") from None
 
 
-def problems(checkpoint: Path) -> list[str]:
-    """Lists what is wrong with a checkpoint, file by file; an empty list means that it is whole."""
+def problems(checkpoint: Path, part: int = 0, parts: int = 1) -> list[str]:
+    """Lists what is wrong with a checkpoint, file by file; an empty list means that it is whole.
+
+    Of `parts` callers that share the work, each gives a `part` of its own, from 0 on, and checks some of the files.
+    """
     try:
         manifest = load_manifest(checkpoint)
     except CheckpointError as error:
-        return [str(error)]
+        return [str(error)] if part == 0 else []
     found = []
-    for name, entry in manifest.files.items():
+    for name, entry in list(manifest.files.items())[part::parts]:
         path = checkpoint / name
         if not path.exists():
             found.append(f"{path} is missing")
@@ -146,6 +166,14 @@ def problems(checkpoint: Path) -> list[str]:
 def complete_checkpoints(folder: Path) -> Iterator[Path]:
     """Yields the folders that have a manifest, newest step first, without reading their tensors."""
     yield from sorted((path.parent for path in folder.glob(f"step-*/{MANIFEST}")), reverse=True)
+
+
+def newest_readable(folder: Path) -> tuple[Path, Manifest] | None:
+    """Returns the newest checkpoint below `folder` whose manifest holds, and that, without reading its tensors."""
+    for checkpoint in complete_checkpoints(folder):
+        with contextlib.suppress(CheckpointError):
+            return checkpoint, load_manifest(checkpoint)
+    return None
 
 
 def newest_complete(folder: Path) -> Path | None:
@@ -170,8 +198,14 @@ class Reader:
 
     def interval(self, engine: str, kind: str, parameter: str, start: int, stop: int) -> torch.Tensor:
         """Returns elements [start, stop) of a flattened parameter, float32 [stop - start]."""
-        entry = self.engine(engine).parameters[parameter]
         values = torch.empty(stop - start, dtype=torch.float32)
+        self.fill(engine, kind, parameter, start, values)
+        return values
+
+    def fill(self, engine: str, kind: str, parameter: str, start: int, values: torch.Tensor) -> None:
+        """Reads elements [start, start + N) of a flattened parameter into `values`, float32 [N]."""
+        entry = self.engine(engine).parameters[parameter]
+        stop = start + len(values)
         filled = 0
         for fragment in entry.fragments:
             first, last = max(start, fragment.start), min(stop, fragment.stop)
@@ -182,7 +216,6 @@ class Reader:
             filled += last - first
         if filled != stop - start:
             raise CheckpointError(f"{self.checkpoint}: {parameter} [{start}:{stop}) has only {filled} elements")
-        return values
 
     def tensor(self, engine: str, kind: str, parameter: str) -> torch.Tensor:
         """Returns a whole parameter in its shape, float32."""

@@ -41,6 +41,7 @@ WHOLE_NUMBERS = {
     "task.adversary_start": 0,
 }
 """Settings that are whole numbers, and the least that each may be."""
+WHOLE_OR_NULL = ("checkpoint.keep_every",)
 SHARES = ("data.max_bad_share", "learning_rate.floor", "optimizer.ema_decay")
 POSITIVE = ("learning_rate.base", "data.storage.timeout_seconds")
 NOT_NEGATIVE = (
@@ -63,6 +64,9 @@ def check_settings(config: DictConfig, world: int) -> None:
             raise ConfigurationError(key, value, f"choose one of {choices}")
     for key, value in _present(config, WHOLE_NUMBERS):
         _whole_number(key, value, WHOLE_NUMBERS[key])
+    for key, value in _present(config, WHOLE_OR_NULL):
+        if value is not None:
+            _whole_number(key, value, 1)
     dropout = OmegaConf.select(config, "task.dropout") or {}
     for key, value in (*_present(config, SHARES), *((f"task.dropout.{name}", rate) for name, rate in dropout.items())):
         if not _is_number(value) or not 0 <= value <= 1:
@@ -151,7 +155,8 @@ def _holds_no_credentials(config: DictConfig) -> None:
 
 def _whole_number(key: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigurationError(key, value, f"it must be a whole number of at least {least}")
+        or_null = ", or null" if key in WHOLE_OR_NULL else ""
+        raise ConfigurationError(key, value, f"it must be a whole number of at least {least}{or_null}")
 
 
 def _latents_can_be(config: DictConfig) -> None:

@@ -14,7 +14,7 @@ VERBS = {
     "sample": ("evaluation.sample", "make pictures for prompts from a run"),
     "export": ("evaluation.export", "write a run's model for diffusers, or under the published names"),
     "report": ("evaluation.report", "write a run's report.html anew"),
-    "doctor": ("training.doctor", "check a run's checkpoints, file by file"),
+    "doctor": ("training.doctor", "check checkpoints, byte by byte, and list what they hold"),
 }
 
 

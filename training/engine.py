@@ -39,6 +39,18 @@ logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
+class NonFiniteUpdate(Exception):
+    """A loss or the gradient of an update is infinite or not a number. Raised on every rank, before the update.
+
+    losses: this rank's, micro-batch by micro-batch. loss_is_finite: of all ranks; then it is the gradient.
+    """
+
+    def __init__(self, losses: list[float], loss_is_finite: bool) -> None:
+        super().__init__("the gradient is not finite" if loss_is_finite else f"losses on this rank are {losses}")
+        self.losses = losses
+        self.loss_is_finite = loss_is_finite
+
+
 @dataclass(frozen=True)
 class LocalFragment:
     """The interval [start, stop) of a flattened parameter that this rank holds, as live views by kind of KINDS."""
@@ -83,6 +95,7 @@ class Engine:
         self._rank = torch.distributed.get_rank()
         self._world = world
         self.updates = 0
+        self._losses: list[torch.Tensor] = []  # of the micro-batches since the last update
         self._adam.initialise(self._master_tensors())
         if settings.zero_stage in (1, 2):
             # DeepSpeed links optimizer state to parameters lazily, at its first step; a restore comes before that.
@@ -108,19 +121,32 @@ class Engine:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Accumulates gradients of one micro-batch's mean loss."""
+        self._losses.append(loss.detach())
         self._engine.backward(loss)
 
     def step(self, learning_rate: float) -> bool:
-        """Ends a micro-batch; updates the weights at the last of the accumulation and then returns True."""
-        boundary = bool(self._engine.is_gradient_accumulation_boundary())
-        if boundary:
-            for group in self._adam.param_groups:
-                group["lr"] = learning_rate
-            for group in self._optimizer.param_groups:
-                group["lr"] = learning_rate
-        self._engine.step()
-        self.updates += boundary
-        return boundary
+        """Ends a micro-batch; updates the weights at the last of the accumulation and then returns True.
+
+        Raises NonFiniteUpdate in place of an update by a loss or gradient that is infinite or not a number. With fp16
+        such a gradient isn't wrong: DeepSpeed leaves the update out and lowers its loss scale.
+        """
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+            return False
+        losses, self._losses = torch.stack(self._losses).float(), []
+        if not self._finite_everywhere(losses):
+            raise NonFiniteUpdate(losses.tolist(), loss_is_finite=False)
+        for group in (*self._adam.param_groups, *self._optimizer.param_groups):
+            group["lr"] = learning_rate
+        # ZeRO leaves out an update by such a gradient itself, and says so afterwards. Without ZeRO nothing does.
+        finite = self.settings.zero_stage > 0 or self._gradient_is_finite()
+        if finite:
+            self._engine.step()
+            finite = self._engine.was_step_applied()
+        if not finite and self.settings.precision != "fp16":
+            raise NonFiniteUpdate(losses.tolist(), loss_is_finite=True)
+        self.updates += finite
+        return True
 
     @contextlib.contextmanager
     def whole(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
@@ -174,6 +200,17 @@ class Engine:
                 whole.view(-1)[fragment.start : fragment.stop] = fragment.tensors[kind]
             torch.distributed.all_reduce(whole)
             yield name, whole
+
+    def _finite_everywhere(self, losses: torch.Tensor) -> bool:
+        """Whether all losses of all ranks are. A loss may be infinite and its gradient finite."""
+        wrong = losses.isfinite().logical_not().sum()
+        torch.distributed.all_reduce(wrong)
+        return not wrong
+
+    def _gradient_is_finite(self) -> bool:
+        """For ZeRO 0, where every rank holds the whole gradient."""
+        gradients = [parameter.grad for _, parameter in self._named() if parameter.grad is not None]
+        return bool(torch.nn.utils.get_total_norm(gradients).isfinite())
 
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in self._engine.module.named_parameters():

@@ -31,6 +31,7 @@ from training.distributed import Distributed
 from training.loop import Monitor, TrainState, fit
 from training.monitors import AutoencoderMonitor, DiffusionMonitor
 from training.preemption import StopRequest
+from training.retention import Retention
 from training.tasks.autoencoder import AutoencoderTask
 from training.tasks.diffusion import DiffusionTask
 from training.tasks.latents import LatentTask
@@ -52,7 +53,9 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
     loader = build_loader(config, sources, storage, ranks)
     held_out = held_out_samples(config, storage)
     task = build_task(config, ranks)
-    checkpoints = Checkpoints(folder / "checkpoints", ranks, config.checkpoint.keep)
+    checkpoints = Checkpoints(
+        folder / "checkpoints", ranks, Retention(config.checkpoint.keep, config.checkpoint.keep_every)
+    )
     state = TrainState()
     manifest = checkpoints.restore_newest(task.engines)
     if manifest is not None:

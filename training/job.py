@@ -46,9 +46,9 @@ def user_errors() -> tuple[type[Exception], ...]:
     from evaluation.errors import EvaluationError
     from evaluation.weights import WeightsError
     from training.checkpoint_files import CheckpointError
-    from training.loop import NonFiniteLoss
+    from training.loop import NonFiniteStep
 
-    return (ConfigurationError, DataError, EvaluationError, WeightsError, CheckpointError, NonFiniteLoss)
+    return (ConfigurationError, DataError, EvaluationError, WeightsError, CheckpointError, NonFiniteStep)
 
 
 def run(config: DictConfig, job: Job) -> None:

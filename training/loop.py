@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +14,7 @@ import torch
 from data.batch import Batch
 from training.checkpoint import Checkpoints
 from training.distributed import Distributed
+from training.engine import NonFiniteUpdate
 from training.preemption import StopRequest
 from training.progress import Progress
 from training.schedule import LearningRate
@@ -38,8 +39,8 @@ class TrainState:
     bad_samples: Counter[str] = field(default_factory=Counter)
 
 
-class NonFiniteLoss(Exception):
-    """The loss is infinite or not a number; names the step and the samples."""
+class NonFiniteStep(Exception):
+    """Loss or gradient of a step is infinite or not a number; names the step and the samples. Nothing was updated."""
 
 
 def fit(
@@ -67,10 +68,13 @@ def fit(
     progress = Progress("train", steps, state.step, shown=ranks.is_main)
     while state.step < steps:
         started = time.perf_counter()
-        metrics = task.train_step(watched, state.step, learning_rate.at(state.step, steps))
+        try:
+            metrics = task.train_step(watched, state.step, learning_rate.at(state.step, steps))
+        except NonFiniteUpdate as error:
+            checkpoints.finish()
+            raise non_finite_step(ranks, state.step, error, watched) from None
         loss, row, bad, stopping = agree(ranks, metrics, watched, stop)
-        if not loss == loss or abs(loss) == float("inf"):
-            raise NonFiniteLoss(f"loss is {loss} in step {state.step}, on samples {watched.numbers}")
+        checkpoints.check()
         state.step += 1
         state.images_seen += global_batch
         state.bad_samples += bad
@@ -89,31 +93,27 @@ def fit(
         row |= monitor.look(state.step)
         if stopping or state.step == steps or state.step % checkpoint_every == 0:
             extra = task.extra_state() | {"bad_samples": dict(state.bad_samples)}
-            log_row = partial(log_with_stall, tracker, state.step, row)
-            checkpoints.save(task.engines, state.step, state.images_seen, extra, before_it_counts=log_row)
-        else:
-            tracker.log(state.step, row)
+            row["checkpoint/stall_seconds"] = checkpoints.save(
+                task.engines, state.step, state.images_seen, extra, before_it_counts=tracker.flush
+            )
+        tracker.log(state.step, row)
         progress.advance(loss, row)
-        if stopping and state.step < steps:
-            progress.close(f"stopped by {stop.received.name if stop.received else 'another rank'}")
-            return False
-    progress.close("done")
-    return True
-
-
-def log_with_stall(tracker: Tracker, step: int, row: dict[str, float], stall_seconds: float) -> None:
-    """Brings every row up to this step's to the disk, so that a run that goes on from its checkpoint misses none."""
-    tracker.log(step, row | {"checkpoint/stall_seconds": stall_seconds})
-    tracker.flush()
+        if stopping:
+            break
+    checkpoints.finish()
+    finished = state.step == steps
+    progress.close("done" if finished else f"stopped by {stop.received.name if stop.received else 'another rank'}")
+    return finished
 
 
 @dataclass
 class WatchedBatches:
-    """Passes batches on, and keeps account of the time spent waiting for them and of what was wrong with them."""
+    """Passes batches on, and keeps account, step by step, of their samples' numbers, of the time spent waiting for them
+    and of what was wrong with them."""
 
     batches: Iterator[Batch]
     wait_seconds: float = 0.0
-    numbers: list[int] = field(default_factory=list)
+    numbers: list[list[int]] = field(default_factory=list)
     bad: Counter[str] = field(default_factory=Counter)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -123,9 +123,25 @@ class WatchedBatches:
         started = time.perf_counter()
         batch = next(self.batches)
         self.wait_seconds += time.perf_counter() - started
-        self.numbers = batch.numbers.tolist()
+        self.numbers.append(batch.numbers.tolist())
         self.bad.update(fault.reason for fault in batch.faults)
         return batch
+
+
+def non_finite_step(ranks: Distributed, step: int, error: NonFiniteUpdate, watched: WatchedBatches) -> NonFiniteStep:
+    """The error that names the samples: those of the micro-batches at fault, or all of the step. A collective."""
+    everyone = ranks.gather_objects(list(zip(error.losses, watched.numbers, strict=True)))
+    found = [(loss, numbers) for micro_batches in everyone for loss, numbers in micro_batches]
+    if error.loss_is_finite:
+        what = "gradient is infinite or not a number"
+    else:
+        found = [(loss, numbers) for loss, numbers in found if not math.isfinite(loss)]
+        what = f"loss is {found[0][0]}"
+    samples = sorted(number for _, numbers in found for number in numbers)
+    return NonFiniteStep(
+        f"{what} in step {step}, on samples {samples}; the step was not made, and the newest checkpoint is of before. "
+        "Look at these samples, or lower learning_rate.base or engine.clip_norm"
+    )
 
 
 def agree(
@@ -142,7 +158,7 @@ def agree(
         "memory": memory_gib(ranks.device),
         "stop": stop.received is not None,
     }
-    watched.wait_seconds, watched.bad = 0.0, Counter()
+    watched.wait_seconds, watched.numbers, watched.bad = 0.0, [], Counter()
     everyone = ranks.gather_objects(mine)
     row = together([e["metrics"] for e in everyone])
     row["data/wait_seconds"] = max(e["wait"] for e in everyone)

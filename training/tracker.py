@@ -32,7 +32,7 @@ class Tracker:
         path = folder / "metrics.jsonl"
         # A run without a checkpoint begins anew: the line of step 0 of the attempt before goes too.
         _cut_after(path, resume_step or -1)
-        self._file = path.open("a")
+        self._file = path.open("a", buffering=1)  # whole lines, so that `flush` may come from another thread
         if mode == "auto":
             mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
         if mode != "disabled":
@@ -54,9 +54,11 @@ class Tracker:
             self._wandb.log({name: wandb.Image(str(path)), "step": step})
 
     def flush(self) -> None:
-        """Brings every line to the disk; a checkpoint calls it first, so that the log never lags behind one."""
+        """Brings every line to the disk; a checkpoint does it before it counts, so that the log never lags behind one.
+
+        May be called in another thread than `log`.
+        """
         if self._file is not None:
-            self._file.flush()
             os.fsync(self._file.fileno())
 
     def close(self) -> None:

@@ -35,16 +35,16 @@ def run(config: DictConfig) -> None:
 
 def reached_last_step(config: DictConfig) -> bool:
     """True when the newest checkpoint is that of the run's last step, or beyond."""
-    from training.checkpoint_files import complete_checkpoints, load_manifest
+    from training.checkpoint_files import newest_readable
 
-    newest = next(complete_checkpoints(Path(config.run.folder) / "checkpoints"), None)
-    return newest is not None and load_manifest(newest).step >= config.steps
+    newest = newest_readable(Path(config.run.folder) / "checkpoints")
+    return newest is not None and newest[1].step >= config.steps
 
 
 def check(config: DictConfig, world: int) -> None:
     """Everything that can be known to be wrong without touching the data. Raises ConfigurationError."""
     from evaluation.frozen_conditioners import load_frozen_conditioners
-    from training.checkpoint_files import CheckpointError, check_same_parameters, complete_checkpoints, load_manifest
+    from training.checkpoint_files import CheckpointError, check_same_parameters, newest_readable
     from training.checks import check_settings
     from training.components import component
     from training.model_checks import check_models
@@ -55,9 +55,9 @@ def check(config: DictConfig, world: int) -> None:
         component(config, "first_stage")
         load_frozen_conditioners(config)
     try:
-        newest = next(complete_checkpoints(Path(config.run.folder) / "checkpoints"), None)
-        if newest is not None:
-            check_same_parameters(load_manifest(newest), shapes, newest)
+        if newest := newest_readable(Path(config.run.folder) / "checkpoints"):
+            checkpoint, manifest = newest
+            check_same_parameters(manifest, shapes, checkpoint)
     except CheckpointError as error:
         raise ConfigurationError("run.name", config.run.name, str(error)) from None
 

@@ -20,6 +20,7 @@ from training.distributed import Distributed
 from training.fit import estimate_latent_scale
 from training.loop import TrainState, fit
 from training.preemption import StopRequest
+from training.retention import Retention
 from training.tasks.latents import LatentTask
 from training.tracker import Tracker
 
@@ -46,7 +47,7 @@ def train(ranks: Distributed, overrides: list[str], folder: Path, until: int) ->
     storage = instantiate(config.data.storage)
     loader = build_loader(config, training_sources(config, storage), storage, ranks)
     task = build_task(config, ranks)
-    checkpoints = Checkpoints(folder / "checkpoints", ranks, keep=5)
+    checkpoints = Checkpoints(folder / "checkpoints", ranks, Retention(keep=5))
     manifest = checkpoints.restore_newest(task.engines)
     state = TrainState()
     if manifest is not None:

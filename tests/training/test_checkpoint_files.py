@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,9 @@ from training.checkpoint_files import (
     Reader,
     check_same_parameters,
     folder_name,
+    load_manifest,
     newest_complete,
+    newest_readable,
     problems,
     sha256_of,
     tensor_key,
@@ -85,7 +89,31 @@ def test_another_model_is_named(tmp_path: Path) -> None:
 
 def test_a_missing_interval_is_an_error(tmp_path: Path) -> None:
     checkpoint = write(tmp_path, 1, torch.zeros(6), 3)
-    text = (checkpoint / MANIFEST).read_text().replace('"stop": 6', '"stop": 5')
-    (checkpoint / MANIFEST).write_text(text)
+    manifest = load_manifest(checkpoint)
+    fragments = manifest.engines["model"].parameters["w"].fragments
+    fragments[1] = dataclasses.replace(fragments[1], stop=5)
+    (checkpoint / MANIFEST).write_text(manifest.to_json())
     with pytest.raises(CheckpointError, match="only 5 elements"):
         Reader(checkpoint).tensor("model", "param", "w")
+
+
+def test_no_byte_of_a_manifest_may_change(tmp_path: Path) -> None:
+    write(tmp_path, 1, torch.zeros(6), 3)
+    whole = load_manifest(write(tmp_path, 2, torch.zeros(6), 3))
+    path = tmp_path / folder_name(2) / MANIFEST
+    data = path.read_bytes()
+    for place, byte in enumerate(data):
+        path.write_bytes(data[:place] + bytes([byte ^ 1]) + data[place + 1 :])
+        with pytest.raises(CheckpointError, match="can't be read"):
+            load_manifest(path.parent)
+        found = newest_readable(tmp_path)
+        assert found is not None and found[0].name == folder_name(1)
+    path.write_bytes(data)
+    assert newest_readable(tmp_path) == (path.parent, whole)
+
+
+def test_manifests_without_a_checksum_of_their_own_are_still_read(tmp_path: Path) -> None:
+    manifest = load_manifest(write(tmp_path, 1, torch.zeros(6), 3))
+    raw = json.loads(manifest.to_json()) | {"format": 1}
+    del raw["sha256"]
+    assert dataclasses.replace(manifest, format=1) == dataclasses.replace(Manifest.from_json(json.dumps(raw)), format=1)

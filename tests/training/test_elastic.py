@@ -46,8 +46,10 @@ def save_at_every_stage(ranks: Distributed, folder: Path) -> dict[str, torch.Ten
     for stage in STAGES:
         engine = build(stage, ranks.world)
         train(engine, ranks, 0, 4)
-        Checkpoints(folder / f"{ranks.world} ranks, stage {stage}", ranks).save({"model": engine}, 4, 32, {})
-        found[f"stage {stage} losses"] = torch.tensor(train(engine, ranks, 4, 8))
+        checkpoints = Checkpoints(folder / f"{ranks.world} ranks, stage {stage}", ranks)
+        checkpoints.save({"model": engine}, 4, 32, {})
+        found[f"stage {stage} losses"] = torch.tensor(train(engine, ranks, 4, 8))  # while step 4 is being written
+        checkpoints.finish()
         found |= {f"stage {stage} {name}": tensor.clone() for name, tensor in engine.gather("ema")}
     return found
 
@@ -99,6 +101,7 @@ def half_precision(ranks: Distributed, folder: Path) -> dict[str, torch.Tensor]:
         checkpoints = Checkpoints(folder / f"stage{stage}", ranks)
         checkpoints.save({"model": engine}, 4, 32, {})
         straight = train(engine, ranks, 4, 8)
+        checkpoints.finish()
         again = build(stage, ranks.world, "bf16", seed=1)
         checkpoints.restore_newest({"model": again})
         found[f"stage{stage}"] = torch.tensor([straight, train(again, ranks, 4, 8)])

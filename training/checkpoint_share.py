@@ -1,0 +1,83 @@
+"""One rank's share of a checkpoint: copied to host memory while training waits, written while it goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from training.checkpoint_files import KINDS, FileEntry, tensor_key
+from training.engine import Engine, LocalFragment
+
+CHUNK_BYTES = 8 * 2**20
+
+Held = dict[str, list[tuple[str, int, int]]]
+"""By engine, the intervals that a file holds: parameter, start, stop."""
+
+
+class Share:
+    """A copy in host memory of the fragments that this rank writes, in the order in which they will lie in their file.
+
+    It takes 16 bytes a parameter, over the number of ranks. memory: that of an earlier share, which is written by now:
+    fresh memory costs several times what the copy does. Raises RuntimeError when there is no room.
+    """
+
+    def __init__(self, engines: dict[str, Engine], memory: torch.Tensor | None = None) -> None:
+        fragments = {name: [f for f in engine.fragments() if f.written_here] for name, engine in engines.items()}
+        self.held: Held = {name: [(f.parameter, f.start, f.stop) for f in own] for name, own in fragments.items()}
+        on_gpu = any(engine.device.type == "cuda" for engine in engines.values())
+        elements = sum(f.stop - f.start for own in fragments.values() for f in own) * len(KINDS)
+        if memory is None or memory.numel() != elements:
+            # Pinned memory lets a GPU copy at the full rate of its bus.
+            memory = torch.empty(elements, dtype=torch.float32, pin_memory=on_gpu)
+        self.memory = memory
+        self._header = self._copy(fragments)
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    @torch.no_grad()
+    def _copy(self, fragments: dict[str, list[LocalFragment]]) -> bytes:
+        """Copies the fragments and returns the header of safetensors that says where each of them lies."""
+        places = {}
+        end = 0
+        for engine, own in fragments.items():
+            for kind in KINDS:
+                for fragment in own:
+                    start, end = end, end + fragment.stop - fragment.start
+                    self.memory[start:end].copy_(fragment.tensors[kind], non_blocking=True)
+                    places[tensor_key(engine, kind, fragment.parameter)] = {
+                        "dtype": "F32",
+                        "shape": [end - start],
+                        "data_offsets": [start * 4, end * 4],
+                    }
+        text = json.dumps(places).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+    def write(self, path: Path) -> FileEntry:
+        """Writes the share as a safetensors file, and returns when it is on the disk. Raises OSError.
+
+        The checksum is of the bytes in memory: what the disk makes of them shows when they are read.
+        """
+        digest = hashlib.sha256()
+        written = 0
+        with path.open("wb") as file:
+            for chunk in self._chunks():
+                digest.update(chunk)
+                file.write(chunk)
+                # Has the kernel begin with these bytes now; else it would put them all off to the end.
+                os.posix_fadvise(file.fileno(), written, len(chunk), os.POSIX_FADV_DONTNEED)
+                written += len(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        return FileEntry(written, digest.hexdigest())
+
+    def _chunks(self) -> Iterator[bytes | memoryview]:
+        yield self._header
+        values = self.memory.view(torch.uint8).numpy().data
+        for start in range(0, len(values), CHUNK_BYTES):
+            yield values[start : start + CHUNK_BYTES]
