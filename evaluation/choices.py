@@ -59,7 +59,7 @@ class FolderChoices:
             raise EvaluationError(f"data.folder={folder}: it holds {len(classes)} folders; give one for each class")
         if names is not None and (absent := [name for name in classes if name not in names]):
             raise EvaluationError(f"data.names: nothing for the folders {', '.join(absent[:5])}; name every class")
-        self.texts = [names[name] if names is not None else name.replace("_", " ") for name in classes]
+        self.texts: Sequence[str] = [names[name] if names is not None else name.replace("_", " ") for name in classes]
         found: list[tuple[Path, int]] = []
         for i, name in enumerate(classes):
             paths = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES)
@@ -108,7 +108,7 @@ class CaptionChoices:
         batches = list(samples.batches(0, 1))
         self._images = torch.cat([batch.images for batch in batches])
         captions = [caption for batch in batches for caption in batch.captions]
-        self.texts = sorted(set(captions))
+        self.texts: Sequence[str] = sorted(set(captions))
         if not 2 <= count <= len(self.texts):
             raise EvaluationError(f"data.choices={count}: give 2 to {len(self.texts)}, as many captions as there are")
         self._right = [self.texts.index(caption) for caption in captions]

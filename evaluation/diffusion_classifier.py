@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -112,9 +113,7 @@ class DiffusionClassifier:
         found = []
         for row, pair in zip(rows.flatten().split(self._batch_size), pairs.split(self._batch_size), strict=True):
             condition = Condition(**{name: p[row.to(p.device)] for name, p in self._conditions.parts().items()})
-            denoiser = as_denoiser(
-                lambda z, t, c=condition: model.model.denoise(z, t, c), model.prediction, model.schedule
-            )
+            denoiser = as_denoiser(partial(_outputs, model, condition), model.prediction, model.schedule)
             pair = pair.to(latent.device)
             found.append(self._loss(denoiser(z_t[pair], t[pair]).eps, eps[pair]).double().cpu())
         errors = torch.cat(found).reshape(rows.shape)
@@ -137,3 +136,7 @@ class DiffusionClassifier:
     def _read(self, tokens: Tensor) -> Condition:
         parts = [self._image_model.condition({"caption": part}).parts() for part in tokens.split(self._batch_size)]
         return Condition(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+
+def _outputs(image_model: ImageModel, condition: Condition, z_t: Tensor, t: Tensor) -> Tensor:
+    return image_model.model.denoise(z_t, t, condition)

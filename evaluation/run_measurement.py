@@ -45,7 +45,10 @@ class RunMeasurement:
         self._drawn = folder / FOLDER / "drawn"
         self._source, self._samples, self._networks, self._ranks = source, samples, networks, ranks
         self._batch_size = batch_size
-        self._reference, self._fingerprint = known or (None, None)
+        self._reference: Reference | None = None
+        self._fingerprint: str | None = None
+        if known is not None:
+            self._reference, self._fingerprint = known
 
     @property
     def step(self) -> int:

@@ -28,7 +28,7 @@ CAPTION_TEMPLATES = ("{}",)
 
 
 class Classifier(Protocol):
-    """Chooses what a picture shows."""
+    """Tells what a picture shows."""
 
     def choose(self, image: Tensor, number: int, candidates: Sequence[int]) -> int:
         """The place of the choice in `candidates`. image: uint8 [3, H, W]."""
@@ -108,7 +108,13 @@ def summary(choices: Choices, answers: dict[int, int]) -> dict[str, Any]:
     hits = [answers[number] == right for number, (_, right) in enumerate(asked)]
     low, high = wilson_interval(sum(hits), len(hits))
     chance = sum(1 / len(candidates) for candidates, _ in asked) / len(asked)
-    found = {"accuracy": sum(hits) / len(hits), "low": low, "high": high, "chance": chance, "pictures": len(hits)}
+    found: dict[str, Any] = {
+        "accuracy": sum(hits) / len(hits),
+        "low": low,
+        "high": high,
+        "chance": chance,
+        "pictures": len(hits),
+    }
     if all(list(candidates) == list(range(len(choices.texts))) for candidates, _ in asked):
         by_class: dict[str, list[bool]] = {}
         for hit, (_, right) in zip(hits, asked, strict=True):
@@ -172,6 +178,7 @@ def _choices(config: DictConfig, loaded: LoadedRun | None, ranks: Distributed) -
             "data.folder=null: name a folder that holds one for each class; or, with a run, set data.pictures to how "
             "many of its held-out pictures are to be told by their captions"
         )
+    assert size is not None
     samples = Sampled("zero_shot", "held out", "none", settings.pictures, config.seed, size, 1, 1.0, splits=1)
     with held_out(config, loaded.config, {}, samples, ranks) as found:
         yield CaptionChoices(found, settings.choices, config.seed)
