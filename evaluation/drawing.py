@@ -61,7 +61,8 @@ class Samples:
 
     def __init__(self, folder: Path, protocol: Protocol, ranks: Distributed) -> None:
         self._loaded = load_run(folder, ranks.device, protocol.weights)
-        self.step, self.fingerprint = self._loaded.step, self._loaded.fingerprint()
+        self.step = self._loaded.step
+        self.fingerprint: str | None = self._loaded.fingerprint()
         self.trained_size = self._loaded.image_size
         self._device = ranks.device
 
@@ -90,7 +91,7 @@ class Samples:
 class Reconstructions:
     """The samples' own images, encoded and decoded by the run's first stage."""
 
-    fingerprint = None
+    fingerprint: str | None = None
 
     def __init__(self, folder: Path, protocol: Protocol, ranks: Distributed) -> None:
         self._autoencoder, self.step = load_autoencoder(folder, ranks.device)
