@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from data.batch import Batch
 from evaluation.errors import EvaluationError
 from evaluation.generate import generate
 from evaluation.heldout import HeldOut
+from evaluation.kept_images import KeptImages
 from evaluation.metrics.metric import Pictures
 from evaluation.pictures import through_jpeg
 from evaluation.protocol import Protocol
@@ -25,11 +28,22 @@ from evaluation.reconstruct import load_autoencoder, reconstruct
 from evaluation.run import load_run, read_config
 from training.distributed import Distributed
 
+IMAGES_DEPEND_ON = (
+    *("draws", "seed", "image_size", "sampler", "sampler_steps", "guidance_scale", "spacing", "eta", "precision"),
+    "weights",
+)
+"""Those settings of a protocol that a drawn image with a given number follows from."""
+
 
 class Source(Interface):
-    """A run's images. step: training step of its weights."""
+    """A run's images.
+
+    step: training step of its weights. fingerprint: of all weights and settings that its images depend on, beside the
+    protocol's; None where a single pass makes an image, which is not worth keeping.
+    """
 
     step: int
+    fingerprint: str | None
 
     def samples(
         self, config: DictConfig, protocol: Protocol, ranks: Distributed
@@ -48,6 +62,7 @@ class Samples:
     def __init__(self, folder: Path, protocol: Protocol, ranks: Distributed) -> None:
         self._loaded = load_run(folder, ranks.device, protocol.weights)
         self.step = self._loaded.step
+        self.fingerprint: str | None = self._loaded.fingerprint()
         self.trained_size = self._loaded.image_size
         self._device = ranks.device
 
@@ -75,6 +90,8 @@ class Samples:
 
 class Reconstructions:
     """The samples' own images, encoded and decoded by the run's first stage."""
+
+    fingerprint: str | None = None
 
     def __init__(self, folder: Path, protocol: Protocol, ranks: Distributed) -> None:
         self._autoencoder, self.step = load_autoencoder(folder, ranks.device)
@@ -107,16 +124,38 @@ def check_data(protocol: Protocol, samples: HeldOut | None) -> None:
         )
 
 
+def images_key(source: Source, protocol: Protocol, samples: HeldOut | None) -> str | None:
+    """Equal where all images are: a hash of what they depend on. None where the source's are not worth keeping."""
+    if source.fingerprint is None:
+        return None
+    depends = {name: getattr(protocol, name) for name in IMAGES_DEPEND_ON}
+    depends |= {"model": source.fingerprint, "samples": None if samples is None else samples.fingerprint}
+    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def draw(
-    source: Source, protocol: Protocol, samples: HeldOut | None, batch_size: int, ranks: Distributed
+    source: Source,
+    protocol: Protocol,
+    samples: HeldOut | None,
+    batch_size: int,
+    ranks: Distributed,
+    kept: KeptImages | None = None,
 ) -> Iterator[Pictures]:
-    """This rank's images, with their captions and, where there are such, the real images of the same samples."""
+    """This rank's images, with their captions and, where there are such, the real images of the same samples.
+
+    kept: where images are read from, if all of a batch are there, and else written to: a batch is drawn whole, as its
+    images are the same in any batch only to rounding.
+    """
     batches = _noise(protocol, batch_size, ranks) if samples is None else samples.batches(ranks.rank, ranks.world)
     with tqdm(
         total=protocol.captions, desc="drawing", unit="image", file=sys.stderr, disable=None if ranks.is_main else True
     ) as bar:
         for batch in batches:
-            images = source.images(protocol, batch, batch_size)
+            images = None if kept is None else kept.read(batch.numbers)
+            if images is None:
+                images = source.images(protocol, batch, batch_size)
+                if kept is not None:
+                    kept.write(batch.numbers, images)
             if protocol.picture_file == "jpeg95":
                 images = through_jpeg(images)
             originals = None if samples is None else batch.images

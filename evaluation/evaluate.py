@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from evaluation.errors import EvaluationError
 if TYPE_CHECKING:
     from evaluation.networks import Networks
     from evaluation.protocol import Protocol
+    from evaluation.run_measurement import RunMeasurement
     from training.distributed import Distributed
 
 log = logging.getLogger("evaluation.evaluate")  # also when run as __main__
@@ -48,60 +48,58 @@ def run(config: DictConfig) -> None:
 
 
 def evaluate(config: DictConfig, ranks: Distributed) -> None:
-    """Measures config.run by config.protocol; the result lies in <run>/evaluation/ afterwards."""
-    from evaluation.drawing import SOURCES, Samples, check_data, draw
-    from evaluation.measure import measure
+    """Measures config.run by config.protocol, or by all that config.sweep makes of it.
+
+    The results lie in <run>/evaluation/ afterwards.
+    """
+    from evaluation.drawing import SOURCES, Samples, check_data
     from evaluation.metrics.metric import Sizes
     from evaluation.real_images import known_reference
-    from evaluation.report import write_report
-    from evaluation.results import Result, write_result
-    from evaluation.table import columns, published, table
+    from evaluation.run_measurement import RunMeasurement
+    from evaluation.sweep import Sweep, measure_sweep
 
-    started = time.monotonic()
     folder = Path(config.run)
     if config.data.shards is None and config.data.captions is not None:
         raise EvaluationError("data.shards=null: name a folder where the shards of data.captions are written and kept")
     protocol = build_protocol(config)
+    sweep = Sweep.of(config.sweep, protocol)
     try:
         networks = load_networks(config, protocol, ranks)
         known = known_reference(config, protocol, networks, ranks)
         real = protocol.captions if known is None else int(known[0].statistics.count)
-        metrics = networks.metrics(protocol.metrics, Sizes(protocol.captions, real))
+        networks.metrics(protocol.metrics, Sizes(protocol.captions, real))  # what can't be measured is named first
         source = SOURCES[protocol.draws](folder, protocol, ranks)
         if isinstance(source, Samples) and protocol.image_size != source.trained_size and ranks.is_main:
             log.warning("the run was trained at %d pixels and draws at %d", source.trained_size, protocol.image_size)
         with source.samples(config, protocol, ranks) as samples:
             check_data(protocol, samples)
-            measured = measure(
-                draw(source, protocol, samples, config.batch_size, ranks),
-                None if known is None else known[0],
-                networks.features,
-                protocol.captions,
-                protocol.splits,
-                metrics,
-                ranks,
-            )
+            measurement = RunMeasurement(folder, source, samples, networks, known, config.batch_size, ranks)
+            if sweep is None:
+                _measure(measurement, folder, protocol, config.keep_images, ranks)
+            else:
+                measure_sweep(measurement, folder, sweep, config.keep_images, ranks)
     except ValueError as error:
         raise EvaluationError(f"protocol {protocol.name}: {error}") from error
-    if ranks.is_main:
-        data = {"samples": None if samples is None else samples.fingerprint, "reference": known and known[1]}
-        card, seconds = protocol.card(), time.monotonic() - started
-        result = Result(
-            source.step,
-            protocol.weights,
-            card,
-            protocol.hash,
-            measured.as_dict(),
-            seconds,
-            list(protocol.paper),
-            {key: value for key, value in data.items() if value is not None},
-        )
-        path = write_result(folder, result)
-        print(f"{measured.frechet_name}: {measured.frechet:.4f}")
-        print(f"{measured.score_name}: {measured.score:.4f} ± {measured.score_std:.4f}")
-        print(table([("measured", columns(result.measured)), *published(protocol.paper, result.measured)]))
-        print(f"{path}\n{write_report(folder)}")
     ranks.barrier()
+
+
+def _measure(
+    measurement: RunMeasurement, folder: Path, protocol: Protocol, keep_images: bool, ranks: Distributed
+) -> None:
+    """Measures by one protocol; rank 0 writes the result and the report anew, and prints them."""
+    from evaluation.report import write_report
+    from evaluation.results import write_result
+    from evaluation.table import columns, published, table
+
+    result = measurement.result(protocol)
+    if ranks.is_main:
+        path, measured = write_result(folder, result), result.measured
+        print(f"{measured['frechet_name']}: {measured['frechet']:.4f}")
+        print(f"{measured['score_name']}: {measured['score']:.4f} ± {measured['score_std']:.4f}")
+        print(table([("measured", columns(measured)), *published(protocol.paper, measured)]))
+        print(f"{path}\n{write_report(folder)}")
+    if not keep_images:
+        measurement.forget(protocol)
 
 
 def load_networks(config: DictConfig, protocol: Protocol, ranks: Distributed) -> Networks:

@@ -48,9 +48,9 @@ class ImageModel:
         inputs = {name: values.to(self.device) for name, values in inputs.items()}
         return self.model.condition(inputs, self.frozen(inputs))
 
-    def unconditional(self) -> Condition:
-        """The condition of one sample of which nothing is said."""
-        return self.condition({name: values[None] for name, values in self.nothing.items()})
+    def unconditional(self, negative: Mapping[str, Tensor] | None = None) -> Condition:
+        """The condition of one sample of which nothing is said, but what `negative` says by name, each [...]."""
+        return self.condition({name: values[None] for name, values in {**self.nothing, **(negative or {})}.items()})
 
 
 @torch.no_grad()
@@ -67,6 +67,7 @@ def generate(
     start_picture: StartPicture | None = None,
     tile: int | None = None,
     guide: Guide | None = None,
+    negative: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """Draws one image for each row of inputs with classifier-free guidance.
 
@@ -89,6 +90,7 @@ def generate(
         start_picture: what every image begins from; None: from noise alone.
         tile: side of the tiles that latents are decoded in, in latent pixels, which bounds memory; None: whole.
         guide: what leads the denoiser beside the inputs; one of evaluation.guides.
+        negative: by name, inputs [...] from which guidance leads away instead of from what says nothing.
 
     Returns uint8 [N, 3, H, W] on the CPU. Raises ValueError when inputs and seeds differ in number, when
     there are none, and when batch_size < 1; EvaluationError, naming sampler, step and seeds, when numbers become
@@ -105,7 +107,7 @@ def generate(
     model.eval()
     images = []
     try:
-        unconditional = image_model.unconditional()
+        unconditional = image_model.unconditional(negative)
         known = None if start_picture is None else start_picture.encode(first_stage, steps)
         for first in range(0, len(seeds), batch_size):
             rows = slice(first, first + batch_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -61,3 +61,9 @@ class OpenClip:
                 return {"features": features}
             captions = self._network.encode_text(self._tokens(list(pictures.captions)).to(self.device))  # [B, D]
             return {"features": features, "score": torch.cosine_similarity(features, captions, dim=1)}
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings of texts, of unit length: float32 [len(texts), D]."""
+        with full_precision(self.device):
+            return self._network.encode_text(self._tokens(list(texts)).to(self.device), normalize=True)

@@ -154,9 +154,9 @@ def _gallery(gallery: Gallery) -> dict[str, Any]:
     rows = [
         {
             "caption": row.caption,
-            "real": _inline(row.real),
+            "real": inline(row.real),
             "generated": [
-                {"source": _inline(path), "label": "no guidance" if scale == 1 else f"guidance {scale:g}"}
+                {"source": inline(path), "label": "no guidance" if scale == 1 else f"guidance {scale:g}"}
                 for scale, path in row.generated.items()
             ],
         }
@@ -180,7 +180,7 @@ def _step_pictures(samples: list[StepSamples]) -> list[dict[str, Any]]:
     return [
         {
             "label": f"step {whole(picture.step)}",
-            "source": _inline(picture.path),
+            "source": inline(picture.path),
             "captions": picture.captions,
             "wide": picture.width > 1.8 * picture.height,
         }
@@ -254,7 +254,7 @@ def _as_yaml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _inline(path: Path) -> str:
+def inline(path: Path) -> str:
     """The picture as a data URL, as it is when small and as WebP of at most WIDEST pixels otherwise."""
     data, kind = path.read_bytes(), "png"
     if len(data) > LARGE_BYTES:

@@ -20,7 +20,7 @@ class Result:
     data are equal.
     measured: the fields of evaluation.measure.Measured. paper: published numbers of the same protocol,
     each {"name", "frechet", "score", "others"}. data: fingerprints of the samples' shards and of the kept reference,
-    where they are known.
+    where they are known. images: the key of the images that were measured, see evaluation.drawing.images_key.
     """
 
     step: int
@@ -31,16 +31,27 @@ class Result:
     seconds: float
     paper: list[dict[str, Any]]
     data: dict[str, str | None] = field(default_factory=dict)
+    images: str | None = None
 
 
 def write_result(run_folder: Path, result: Result) -> Path:
     """Writes the result, whole or not at all, in place of an earlier one of the same protocol and step."""
     path = run_folder / FOLDER / f"{result.protocol['name']}-step{result.step:08d}.json"
+    write_result_file(path, result)
+    return path
+
+
+def write_result_file(path: Path, result: Result) -> None:
+    """Writes the result to a file, whole or not at all."""
+    write_text(path, json.dumps(vars(result), indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, whole or not at all, and the folders that it lies in."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(vars(result), indent=1, ensure_ascii=False) + "\n")
+    part.write_text(text)
     part.replace(path)
-    return path
 
 
 def read_result(path: Path) -> Result:

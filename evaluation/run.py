@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +46,28 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class LoadedRun(LoadedModel):
-    """One that was trained here. step: training step of the weights."""
+    """One that was trained here, with its configuration and its checkpoint's manifest."""
 
     config: DictConfig
-    step: int
+    manifest: Manifest
+
+    @property
+    def step(self) -> int:
+        """Training step of the weights."""
+        return self.manifest.step
+
+    def fingerprint(self) -> str:
+        """A hash of all weights and settings that its images depend on; reads the frozen parts' weights."""
+        parts = ("model", "schedule", "inputs", "first_stage", "frozen_conditioners")
+        settings = {name: OmegaConf.to_container(self.config[name], resolve=True) for name in parts}
+        settings |= {"prediction": self.config.task.prediction, "weights": self.origin["weights"]}
+        # The manifest has the checksums of the checkpoint's files; those of frozen parts may have been replaced.
+        digest = hashlib.sha256(json.dumps([settings, self.manifest.to_json()], sort_keys=True).encode())
+        for module in (self.image_model.first_stage, self.image_model.frozen):
+            for name, tensor in module.state_dict().items():
+                digest.update(name.encode())
+                digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
 
 def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> LoadedRun:
@@ -89,7 +109,7 @@ def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> 
         {name: kind.nothing() for name, kind in inputs.items()},
     )
     origin = {"run": str(folder), "training_step": manifest.step, "weights": weights}
-    return LoadedRun(image_model, inputs, config.data.image_size, origin, config, manifest.step)
+    return LoadedRun(image_model, inputs, config.data.image_size, origin, config, manifest)
 
 
 @dataclass(frozen=True)

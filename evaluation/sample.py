@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from evaluation.generate import Guide
     from evaluation.run import LoadedModel
     from models.samplers import Sampler
+
+CAPTION = "caption"
+STANDARD_INPUT = "-"
 
 
 def main() -> None:
@@ -48,7 +52,8 @@ def run(config: DictConfig) -> None:
     loaded = load_source(config, "cuda" if torch.cuda.is_available() else "cpu")
     sampler: Sampler = instantiate(config.sampler)
     size = loaded.image_size if config.image_size is None else config.image_size
-    described = descriptions(config, loaded.inputs)
+    described = descriptions(config, loaded.inputs, read_prompts(config))
+    negative = negative_inputs(config, loaded.inputs)
     rows = [(description, config.seed + i) for description in described for i in range(config.images)]
     start_picture = None
     if config.image is not None:
@@ -78,10 +83,50 @@ def run(config: DictConfig) -> None:
             start_picture,
             config.tile,
             guide,
+            negative,
         )
     except (ValueError, DataError) as error:
         raise EvaluationError(str(error)) from error
     _write(config, loaded, rows, images)
+
+
+def read_prompts(config: DictConfig) -> list[str] | None:
+    """The prompts of config.prompts, or the lines of the file config.prompts_file; None where neither is given.
+
+    Raises EvaluationError where both are, and when the file can't be read or has no prompt.
+    """
+    if config.prompts_file is None:
+        if config.prompts is None:
+            return None
+        return [str(prompt) for prompt in (config.prompts if OmegaConf.is_list(config.prompts) else [config.prompts])]
+    if config.prompts is not None:
+        raise EvaluationError(f"prompts={config.prompts}, prompts_file={config.prompts_file}: give one of them")
+    try:
+        standard_input = config.prompts_file == STANDARD_INPUT
+        text = sys.stdin.read() if standard_input else Path(config.prompts_file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvaluationError(f"prompts_file={config.prompts_file}: {error}; give a text file, UTF-8") from error
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise EvaluationError(f"prompts_file={config.prompts_file}: it has no prompt; write one on each line")
+    return prompts
+
+
+def negative_inputs(config: DictConfig, inputs: Mapping[str, Input]) -> dict[str, Tensor] | None:
+    """What guidance leads away from, by config.negative_prompt. Raises EvaluationError where that can't matter."""
+    if config.negative_prompt is None:
+        return None
+    if CAPTION not in inputs:
+        raise EvaluationError(
+            f"negative_prompt={config.negative_prompt}: the model is conditioned on {sorted(inputs) or 'nothing'}, not "
+            "on captions; leave it out"
+        )
+    if config.guidance_scale == 1:
+        raise EvaluationError(
+            f"negative_prompt={config.negative_prompt}: guidance_scale=1 is without guidance, which alone leads away "
+            "from it; set it above 1"
+        )
+    return {CAPTION: inputs[CAPTION].parse(config.negative_prompt)}
 
 
 def _write(config: DictConfig, loaded: LoadedModel, rows: list[tuple[dict[str, Any], int]], images: Tensor) -> None:
@@ -93,32 +138,54 @@ def _write(config: DictConfig, loaded: LoadedModel, rows: list[tuple[dict[str, A
 
     beside = Path(config.run) if config.run is not None else Path()
     output = beside / "pictures" if config.output is None else Path(config.output)
+    common = settings_of(config, images.shape[-1]) | loaded.origin
+    names: Counter[str] = Counter()
     for (description, seed), image in zip(rows, images, strict=True):
-        settings = {**description, "seed": seed, "steps": config.steps, "guidance_scale": config.guidance_scale}
-        settings |= {"sampler": config.sampler._target_.rpartition(".")[2]}
-        if config.image is not None:
-            settings |= {"image": config.image, "mask": config.mask, "strength": config.strength}
-        if "guide" in config:
-            settings["guide"] = {key: value for key, value in config.guide.items() if key != "_partial_"}
-        settings |= loaded.origin
         words = " ".join(str(value) for value in description.values())
-        path = output / f"{_file_name(words)}-seed{seed}.png"
-        write_png(path, image, {"Description": words, "Parameters": json.dumps(settings, ensure_ascii=False)})
+        name = f"{_file_name(words)}-seed{seed}"
+        names[name] += 1
+        path = output / f"{name if names[name] == 1 else f'{name}-{names[name]}'}.png"
+        write_png(path, image, _told(words, {**description, "seed": seed, **common}))
         print(path)
-    write_png(output / "grid.png", grid(images, columns=config.images if config.images > 1 else None))
+    drawn = [{**description, "seed": seed} for description, seed in rows]
+    words = "; ".join(dict.fromkeys(" ".join(str(value) for value in row.values()) for row, _ in rows))
+    sheet = grid(images, columns=config.images if config.images > 1 else None)
+    write_png(output / "grid.png", sheet, _told(words, {"pictures": drawn, **common}))
     print(output / "grid.png")
 
 
-def descriptions(config: DictConfig, inputs: Mapping[str, Input]) -> list[dict[str, Any]]:
+def settings_of(config: DictConfig, size: int) -> dict[str, Any]:
+    """All that pictures of `size` pixels depend on beside their description, seed and model, as plain values."""
+    sampler = {key: value for key, value in config.sampler.items() if key not in ("_target_", "_partial_")}
+    settings = {"sampler": config.sampler._target_.rpartition(".")[2], **sampler, "steps": config.steps}
+    settings |= {"guidance_scale": config.guidance_scale, "image_size": size}
+    if config.negative_prompt is not None:
+        settings["negative_prompt"] = config.negative_prompt
+    if config.tile is not None:
+        settings["tile"] = config.tile
+    if config.image is not None:
+        settings |= {"image": config.image, "mask": config.mask, "strength": config.strength}
+    if "guide" in config:
+        settings["guide"] = {key: value for key, value in config.guide.items() if key != "_partial_"}
+    return settings
+
+
+def _told(words: str, settings: Mapping[str, Any]) -> dict[str, str]:
+    """The text that a picture carries."""
+    return {"Description": words, "Parameters": json.dumps(settings, ensure_ascii=False)}
+
+
+def descriptions(
+    config: DictConfig, inputs: Mapping[str, Input], prompts: list[str] | None = None
+) -> list[dict[str, Any]]:
     """What is to be drawn: for each picture, or set of `images` pictures, a value of every input.
 
-    prompts=[...] is short for inputs.caption=[...]. Raises EvaluationError when the run has other inputs, or when
-    they are not equally many.
+    prompts: short for inputs.caption=[...]. Raises EvaluationError when the run has other inputs, or when they are not
+    equally many.
     """
     given: dict[str, Any] = OmegaConf.to_container(config.inputs)  # type: ignore[assignment]
-    if config.prompts is not None:
-        prompts = OmegaConf.to_container(config.prompts) if OmegaConf.is_list(config.prompts) else config.prompts
-        given["caption"] = prompts
+    if prompts is not None:
+        given[CAPTION] = prompts
     if given.keys() != inputs.keys():
         raise EvaluationError(
             f"inputs={sorted(given)}: the run's model is conditioned on {sorted(inputs) or 'nothing'}; give a list for "

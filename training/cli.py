@@ -12,6 +12,8 @@ VERBS = {
     "prepare latents": ("training.prepare_latents", "encode an experiment's images once, to train on their latents"),
     "evaluate": ("evaluation.evaluate", "measure a run by a protocol (FID, IS, ...)"),
     "sample": ("evaluation.sample", "make pictures for prompts from a run"),
+    "zero_shot": ("evaluation.zero_shot", "classify pictures with a text-to-image model, or with CLIP"),
+    "user_study": ("evaluation.user_study", "write a page that asks people which pictures are better"),
     "export": ("evaluation.export", "write a run's model for diffusers, or under the published names"),
     "report": ("evaluation.report", "write a run's report.html anew"),
     "doctor": ("training.doctor", "check checkpoints, byte by byte, and list what they hold"),

@@ -1,6 +1,7 @@
 """A model small enough to draw in milliseconds, and a run folder that holds it."""
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,12 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from safetensors.torch import save_file
 
+from data.prepare import prepare
+from data.sources import HELD_OUT, TRAIN, Sample
+from data.stream import Storage
 from evaluation.first_stage import save_first_stage
 from tests.evaluation.networks import Projection
 from training.checkpoint_files import (
@@ -244,3 +249,46 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def pipeline_run(kinds: Callable[[str], Path]) -> Path:
     """A run that draws from captions, and that diffusers has a pipeline for."""
     return kinds("captions")
+
+
+@pytest.fixture
+def writable_run(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run that may be written to."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    for name in ("config.yaml", "checkpoints", "first_stage.safetensors"):
+        (folder / name).symlink_to(tiny_run / name)
+    return folder
+
+
+COLOURS = 11
+
+
+class Colours:
+    """Eleven pictures of one colour each; all are held out."""
+
+    name = "colours"
+    attribution = "nobody"
+    settings: Mapping[str, object] = {}
+    dropped: Mapping[str, int] = {}
+    splits = (TRAIN, HELD_OUT)
+
+    def __len__(self) -> int:
+        return COLOURS
+
+    def __iter__(self) -> Iterator[Sample]:
+        for i in range(COLOURS):
+            encoded = io.BytesIO()
+            Image.new("RGB", (20, 16), (20 * i, 255 - 20 * i, 90)).save(encoded, "PNG")
+            yield Sample(f"{i:03d}", encoded.getvalue(), "png", f"colour number {i}")
+
+    def split(self, key: str) -> str:
+        return HELD_OUT
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of shards of Colours."""
+    folder = tmp_path_factory.mktemp("colours")
+    prepare(Colours(), str(folder), Storage(), 4)
+    return folder

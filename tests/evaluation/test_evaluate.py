@@ -1,11 +1,9 @@
 """`ldm evaluate` from a run folder to its result, on the samples of shards."""
 
-import io
 import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +14,6 @@ from PIL import Image
 
 from data.errors import DataError
 from data.inputs.caption import Caption
-from data.prepare import prepare
-from data.sources import HELD_OUT, TRAIN, Sample
 from data.stream import Storage
 from data.tokenizer import BertTokenizer
 from evaluation import evaluate, real_images
@@ -32,51 +28,22 @@ SAMPLES = 11
 INPUTS = {"caption": Caption(BertTokenizer(8))}
 
 
-class Colours:
-    """Eleven pictures of one colour each; all are held out."""
-
-    name = "colours"
-    attribution = "nobody"
-    settings: Mapping[str, object] = {}
-    dropped: Mapping[str, int] = {}
-    splits = (TRAIN, HELD_OUT)
-
-    def __len__(self) -> int:
-        return SAMPLES
-
-    def __iter__(self) -> Iterator[Sample]:
-        for i in range(SAMPLES):
-            encoded = io.BytesIO()
-            Image.new("RGB", (20, 16), (20 * i, 255 - 20 * i, 90)).save(encoded, "PNG")
-            yield Sample(f"{i:03d}", encoded.getvalue(), "png", f"colour number {i}")
-
-    def split(self, key: str) -> str:
-        return HELD_OUT
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("colours")
-    prepare(Colours(), str(folder), Storage(), 4)
-    return folder
-
-
 def protocol(captions: int = 10) -> Protocol:
     return Protocol("small", "colours", "efficientnet_lite0", captions, 0, 16, 1, 2.0, splits=2)
 
 
-def held_out(shards: Path, captions: int, batch_size: int) -> HeldOut:
-    return HeldOut(f"{shards}/heldout", Storage(), INPUTS, protocol(captions), batch_size, 0)
+def held_out(colours: Path, captions: int, batch_size: int) -> HeldOut:
+    return HeldOut(f"{colours}/heldout", Storage(), INPUTS, protocol(captions), batch_size, 0)
 
 
 @pytest.mark.parametrize(("world", "batch_size"), [(1, 3), (2, 2), (3, 4)])
-def test_a_number_means_the_same_sample_for_any_ranks_and_batches(shards: Path, world: int, batch_size: int) -> None:
-    whole = next(held_out(shards, 10, 10).batches(0, 1))
+def test_a_number_means_the_same_sample_for_any_ranks_and_batches(colours: Path, world: int, batch_size: int) -> None:
+    whole = next(held_out(colours, 10, 10).batches(0, 1))
     assert whole.numbers.tolist() == list(range(10))
     assert len(set(whole.captions)) == 10
     seen = []
     for rank in range(world):
-        for batch in held_out(shards, 10, batch_size).batches(rank, world):
+        for batch in held_out(colours, 10, batch_size).batches(rank, world):
             seen += batch.numbers.tolist()
             for number, caption, image in zip(batch.numbers.tolist(), batch.captions, batch.images, strict=True):
                 assert caption == whole.captions[number]
@@ -84,9 +51,9 @@ def test_a_number_means_the_same_sample_for_any_ranks_and_batches(shards: Path, 
     assert sorted(seen) == list(range(10))
 
 
-def test_too_few_samples_are_named(shards: Path, tmp_path: Path) -> None:
+def test_too_few_samples_are_named(colours: Path, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"protocol\.captions=12: .* holds 11 samples"):
-        held_out(shards, 12, 4)
+        held_out(colours, 12, 4)
     with pytest.raises(DataError):
         HeldOut(str(tmp_path / "absent"), Storage(), INPUTS, protocol(), 4, 0)
 
@@ -103,39 +70,29 @@ SMALL = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def run(tiny_run: Path, tmp_path: Path) -> Path:
-    """A copy of the run that may be written to."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    for name in ("config.yaml", "checkpoints", "first_stage.safetensors"):
-        (folder / name).symlink_to(tiny_run / name)
-    return folder
-
-
 def test_command_writes_a_result_and_the_report(
-    run: Path, shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    writable_run: Path, colours: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command(monkeypatch, f"run={run}", *SMALL, f"data.shards={shards}")
-    (result,) = read_results(run)
+    command(monkeypatch, f"run={writable_run}", *SMALL, f"data.shards={colours}")
+    (result,) = read_results(writable_run)
     assert (result.step, result.weights, result.protocol["captions"]) == (70, "ema", 4)
     assert (result.measured["generated_images"], result.measured["reference_images"]) == (4, 4)
     assert result.measured["frechet"] > 0
     output = capsys.readouterr().out
     assert f"Fréchet distance (EfficientNet-Lite0): {result.measured['frechet']:.4f}" in output
-    assert (run / "report.html").exists()
-    content = json.loads((run / "evaluation" / "openmoji-step00000070.json").read_text())
+    assert (writable_run / "report.html").exists()
+    content = json.loads((writable_run / "evaluation" / "openmoji-step00000070.json").read_text())
     assert content["protocol_hash"] == result.protocol_hash
 
 
 def test_a_metric_is_measured_where_it_is_named(
-    run: Path, shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    writable_run: Path, colours: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ("psnr", "precision_recall")
     metrics = [f"+metric@protocol.metrics.{name}={name}" for name in names]
     settings = ["protocol.metrics.precision_recall.resamples=20", "+protocol.picture_file=jpeg95"]
-    command(monkeypatch, f"run={run}", *SMALL, f"data.shards={shards}", *metrics, *settings)
-    (result,) = read_results(run)
+    command(monkeypatch, f"run={writable_run}", *SMALL, f"data.shards={colours}", *metrics, *settings)
+    (result,) = read_results(writable_run)
     assert list(result.measured["others"]) == ["PSNR", "Precision", "Recall"]
     assert 0 < result.measured["others"]["PSNR"]["value"] < 50
     assert set(result.protocol["metrics"]) == set(names)
@@ -143,9 +100,9 @@ def test_a_metric_is_measured_where_it_is_named(
     assert "PSNR" in capsys.readouterr().out
 
 
-def test_first_stage_and_kept_reference(run: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_stage_and_kept_reference(writable_run: Path, colours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real images are read once; the second run, without them, measures the same."""
-    file, images = run / "real.safetensors", run / "images"
+    file, images = writable_run / "real.safetensors", writable_run / "images"
     images.mkdir()
     for i in range(6):
         noise = np.random.default_rng(i).integers(0, 256, (18, 17, 3), dtype=np.uint8)
@@ -153,8 +110,8 @@ def test_first_stage_and_kept_reference(run: Path, shards: Path, monkeypatch: py
     settings = ["+protocol.draws=reconstructions", "+protocol.reference=file", f"reference.file={file}"]
     found = []
     for more in ([f"reference.images={images}"], []):
-        command(monkeypatch, f"run={run}", *SMALL, f"data.shards={shards}", *settings, *more)
-        (result,) = read_results(run)
+        command(monkeypatch, f"run={writable_run}", *SMALL, f"data.shards={colours}", *settings, *more)
+        (result,) = read_results(writable_run)
         found.append(result.measured)
         assert set(result.data) == {"samples", "reference"}
     assert found[0] == found[1]
@@ -203,7 +160,7 @@ def test_coco_files_are_prepared_once(tmp_path: Path) -> None:
     ],
 )
 def test_command_names_what_cannot_work(
-    run: Path,
+    writable_run: Path,
     overrides: list[str],
     message: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -212,22 +169,22 @@ def test_command_names_what_cannot_work(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
-        command(monkeypatch, f"run={run}", *SMALL[1:], "protocol=openmoji", *overrides)
+        command(monkeypatch, f"run={writable_run}", *SMALL[1:], "protocol=openmoji", *overrides)
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
-    assert not (run / "evaluation").exists()
+    assert not (writable_run / "evaluation").exists()
 
 
 def test_a_protocol_of_other_data_is_not_measured(
-    run: Path, shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    writable_run: Path, colours: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        command(monkeypatch, f"run={run}", *SMALL, f"data.shards={shards}", "+protocol.data_sha256=ab")
+        command(monkeypatch, f"run={writable_run}", *SMALL, f"data.shards={colours}", "+protocol.data_sha256=ab")
     assert stopped.value.code == 2
     assert "and protocol openmoji is of ab; give those" in capsys.readouterr().err
-    assert not (run / "evaluation").exists()
+    assert not (writable_run / "evaluation").exists()
 
 
 def test_commands_answer_without_heavy_imports() -> None:

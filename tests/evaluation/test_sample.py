@@ -1,10 +1,12 @@
 """Laws of sampling, and the command `ldm sample`."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -136,11 +138,64 @@ def test_command_writes_pictures_that_name_their_settings(
     assert names == {
         "red-apple-ripe-seed4.png", "red-apple-ripe-seed5.png", "picture-seed4.png", "picture-seed5.png", "grid.png",
     }  # fmt: skip
-    with Image.open(tmp_path / "red-apple-ripe-seed5.png") as image:
-        assert image.size == (16, 16)
-        settings = json.loads(image.text["Parameters"])  # type: ignore[attr-defined]
+    assert told(tmp_path / "grid.png")["pictures"][3] == {"caption": "日本", "seed": 5}
+    settings = told(tmp_path / "red-apple-ripe-seed5.png")
+    assert settings["image_size"] == 16
     assert settings["caption"] == "Red apple, ripe!"
     assert (settings["seed"], settings["steps"], settings["training_step"]) == (5, 2, 70)
+    assert (settings["sampler"], settings["eta"]) == ("ddim", 0.0)
+
+
+def told(path: Path) -> dict[str, Any]:
+    """The settings that a picture carries."""
+    with Image.open(path) as image:
+        settings: dict[str, Any] = json.loads(image.text["Parameters"])  # type: ignore[attr-defined]
+    return settings
+
+
+@pytest.mark.parametrize("standard_input", [False, True])
+def test_prompts_are_the_lines_of_a_file_or_of_standard_input(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, standard_input: bool
+) -> None:
+    text = "red apple\n\n  日本 \n中国\n"
+    file = tmp_path / "prompts.txt"
+    file.write_text(text, encoding="utf-8")
+    if standard_input:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    given = "-" if standard_input else str(file)
+    run_command(monkeypatch, f"run={tiny_run}", f"prompts_file={given}", "steps=1", f"output={tmp_path / 'out'}")
+    found = {path.name: told(path) for path in (tmp_path / "out").iterdir()}
+    assert [row["caption"] for row in found.pop("grid.png")["pictures"]] == ["red apple", "日本", "中国"]
+    # Words without a letter of Latin are no file name, and no picture takes another's place.
+    assert {name: settings["caption"] for name, settings in found.items()} == {
+        "red-apple-seed0.png": "red apple", "picture-seed0.png": "日本", "picture-seed0-2.png": "中国",
+    }  # fmt: skip
+
+
+def test_a_negative_prompt_is_what_guidance_leads_away_from(loaded: LoadedRun) -> None:
+    shape = loaded.image_model.first_stage.latent_shape(16, 16)
+    parse = loaded.inputs["caption"].parse
+    inputs = {"caption": parse("a cat")[None]}
+
+    def away_from(words: str | None, scale: float) -> Tensor:
+        negative = None if words is None else {"caption": parse(words)}
+        return generate(loaded.image_model, ddim, inputs, [1], shape, 3, scale, 1, negative=negative)
+
+    assert torch.equal(away_from("", 2.0), away_from(None, 2.0))
+    assert not close(away_from("a red apple", 2.0), away_from(None, 2.0))
+    # Led away from its own words, it goes nowhere: eps_u = eps_c at any scale.
+    assert close(away_from("a cat", 5.0), away_from(None, 1.0))
+    # At scale 0 only what it is led away from is left.
+    assert close(away_from("a red apple", 0.0), draw(loaded, ["a red apple"], [1], guidance_scale=1.0))
+
+
+def test_a_negative_prompt_is_told_in_the_picture(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_command(
+        monkeypatch, f"run={tiny_run}", "prompts=[a]", "negative_prompt=red", "steps=1", f"output={tmp_path}"
+    )  # fmt: skip
+    assert told(tmp_path / "a-seed0.png")["negative_prompt"] == "red"
 
 
 @pytest.mark.parametrize(
@@ -150,17 +205,22 @@ def test_command_writes_pictures_that_name_their_settings(
         ("inputs.label=[1]", "conditioned on ['caption']"),
         ("image_size=15", "divisible"),
         ("steps=0", "steps=0"),
+        ("prompts_file=a.txt", "give one of them"),
+        (("prompts=null", "prompts_file=absent.txt"), "absent.txt"),
+        (("prompts=null", "prompts_file=/dev/null"), "it has no prompt"),
+        (("negative_prompt=red", "guidance_scale=1"), "guidance_scale=1 is without guidance"),
     ],
 )
 def test_command_names_what_cannot_work(
     tiny_run: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    override: str,
+    override: str | tuple[str, ...],
     message: str,
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        run_command(monkeypatch, f"run={tiny_run}", "prompts=[a]", "steps=1", override)
+        overrides = [override] if isinstance(override, str) else override
+        run_command(monkeypatch, f"run={tiny_run}", "prompts=[a]", "steps=1", *overrides)
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert message in error
