@@ -87,7 +87,7 @@ def phases(
     """Memory at the moments of a step that can be its peak, by name.
 
     training: the pass of a micro-batch; encoding: of the frozen parts before it. backend: gloo, unlike NCCL, copies
-    what it gathers.
+    what it gathers and keeps the copy for the forward pass.
     """
     width, stage = ELEMENT_BYTES[settings.precision], settings.zero_stage
     between = state(trained, settings, ranks)
@@ -115,7 +115,7 @@ def phases(
     found["backward"] = max(backward, key=lambda parts: parts.total)
     if stage == 3 and backend == "gloo":
         ahead = width * min(trained.elements - trained.persistent, PREFETCH_ELEMENTS)
-        found["gathering"] = at(kept, 0.0, ahead)
+        found["gathering"] = at(kept, training.moments[0].activation_bytes, ahead)
     if stage == 0:
         found["reduction"] = at(between.gradients, 0.0, width * min(trained.elements, ALLREDUCE_ELEMENTS))
     elif stage == 1 and not settings.overlap_communication:
