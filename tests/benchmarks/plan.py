@@ -9,6 +9,7 @@ collectives. Takes some minutes and 4 GiB.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -76,19 +77,11 @@ def flat(value: Any) -> Iterator[Any]:
         yield value
 
 
-def measure(ranks: Distributed, overrides: list[str]) -> dict[str, Any]:
-    """Peak of a step on the rank where it is highest, and the bytes by collective of a step."""
-    import torch
+@contextlib.contextmanager
+def exchanging() -> Iterator[Counter[str]]:
+    """Bytes by collective of what is exchanged within it."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from training.build import build_engine
-    from training.modules import build_modules
-
-    config = composed(overrides)
-    size = config.data.image_size // 4
-    gc.collect()
-    before = resident("VmRSS")
-    engine = build_engine(config, build_modules(config)["model"], ranks)
     exchanged: Counter[str] = Counter()
 
     class Listening(TorchDispatchMode):
@@ -98,6 +91,23 @@ def measure(ranks: Distributed, overrides: list[str]) -> dict[str, Any]:
             if (found := exchanged_bytes(function, args)) is not None:
                 exchanged[found[0]] += found[1]
             return function(*args, **(kwargs or {}))
+
+    with Listening():
+        yield exchanged
+
+
+def measure(ranks: Distributed, overrides: list[str]) -> dict[str, Any]:
+    """Peak of a step on the rank where it is highest, and the bytes by collective of a step."""
+    import torch
+
+    from training.build import build_engine
+    from training.modules import build_modules
+
+    config = composed(overrides)
+    size = config.data.image_size // 4
+    gc.collect()
+    before = resident("VmRSS")
+    engine = build_engine(config, build_modules(config)["model"], ranks)
 
     def step() -> None:
         z_t = torch.randn(MICRO_BATCH, 4, size, size)
@@ -112,7 +122,7 @@ def measure(ranks: Distributed, overrides: list[str]) -> dict[str, Any]:
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
     step()
     peak = resident("VmHWM") - before
-    with Listening():
+    with exchanging() as exchanged:
         step()
     peaks = [torch.zeros(1, dtype=torch.int64) for _ in range(ranks.world)]
     torch.distributed.all_gather(peaks, torch.tensor([peak]))

@@ -55,9 +55,7 @@ def stages_of(precision: str) -> list[int]:
     return [stage for stage in STAGES if stage or precision == "fp32"]
 
 
-def choice_of(
-    counted: Counted, settings: EngineSettings, ranks: int, micro_batch: int, accumulation: int
-) -> Choice:
+def choice_of(counted: Counted, settings: EngineSettings, ranks: int, micro_batch: int, accumulation: int) -> Choice:
     """The peak memory of one way to run."""
     trained = {name: Trained.of(list(sizes.values())) for name, sizes in counted.sizes.items()}
     # The discriminator's engine rests while the autoencoder's is at its peak.

@@ -8,7 +8,7 @@ from typing import Literal
 
 from training.engine_settings import EngineSettings
 from training.planning.cluster import Cluster
-from training.planning.memory import ELEMENT_BYTES, LIVE_ELEMENTS, Trained
+from training.planning.memory import ALLREDUCE_ELEMENTS, ELEMENT_BYTES, LIVE_ELEMENTS, Trained
 
 Collective = Literal["all_reduce", "all_gather", "reduce_scatter"]
 When = Literal["forward and backward", "backward", "update"]
@@ -42,16 +42,17 @@ class Traffic:
 def traffic(trained: Trained, settings: EngineSettings, accumulation: int) -> list[Traffic]:
     """The exchanges of one step by ZeRO stage, as DeepSpeed does them; those of a few bytes are left out.
 
-    Stages 1 and 2 all-reduce their buckets, although a rank needs its share alone, and gather the weights after the
-    update: 2 reduces for every micro-batch, 1 at the last. Stage 3 gathers weights for a pass and keeps up to
-    LIVE_ELEMENTS of them until the backward pass is through; small parameters are gathered after the update.
+    Stage 0 reduces after the last backward pass. Stages 1 and 2 all-reduce their buckets, although a rank needs its
+    share alone, and gather the weights after the update: 2 reduces for every micro-batch, 1 for the last. Stage 3
+    gathers weights for a pass and keeps up to LIVE_ELEMENTS of them until the backward pass is through; small
+    parameters are gathered after the update.
     """
     width, elements, stage = ELEMENT_BYTES[settings.precision], trained.elements, settings.zero_stage
     buckets = math.ceil(elements / settings.bucket_elements)
     reduced = Traffic("all_reduce", width * elements, buckets, "backward")
     gathered = Traffic("all_gather", width * elements, buckets, "update")
     if stage == 0:
-        return [reduced]
+        return [Traffic("all_reduce", width * elements, math.ceil(elements / ALLREDUCE_ELEMENTS), "update")]
     if stage == 1:
         return [reduced, gathered]
     if stage == 2:

@@ -158,6 +158,4 @@ def extrapolated(one: Pass, two: Pass, micro_batch: int) -> Pass:
         Moment(line(a.activation_bytes, b.activation_bytes), a.gradients_done)
         for a, b in zip(one.moments, two.moments, strict=True)
     )
-    return Pass(
-        line(one.forward_flops, two.forward_flops), line(one.backward_flops, two.backward_flops), moments
-    )
+    return Pass(line(one.forward_flops, two.forward_flops), line(one.backward_flops, two.backward_flops), moments)

@@ -96,13 +96,13 @@ def phases(
     bucket = width * min(settings.bucket_elements, trained.elements)
     kept = _accumulated(trained, settings, ranks, accumulation)
     gathered = 0.0
+    standing = bucket if stage == 3 and settings.contiguous_gradients else 0.0  # a buffer that is never given back
     if stage == 3:
         gathered = width * min(trained.elements - trained.persistent, LIVE_ELEMENTS)
 
     def at(gradients: float, activations: float, buckets: float, weights: float = gathered) -> Parts:
-        return Parts(
-            between.weights + weights, gradients, between.optimizer, between.ema, activations, buckets, others
-        )
+        own_weights, optimizer, ema = between.weights + weights, between.optimizer, between.ema
+        return Parts(own_weights, gradients, optimizer, ema, activations, buckets + standing, others)
 
     found = {}
     if encoding is not None:
@@ -141,9 +141,7 @@ def _accumulated(trained: Trained, settings: EngineSettings, ranks: int, accumul
     return width * trained.elements / (ranks if settings.zero_stage == 2 else 1)
 
 
-def _during_backward(
-    trained: Trained, settings: EngineSettings, ranks: int, accumulation: int, done: int
-) -> float:
+def _during_backward(trained: Trained, settings: EngineSettings, ranks: int, accumulation: int, done: int) -> float:
     """Gradients of a backward pass when `done` elements have theirs. The rank that owns the last layers is the worst
     off: it has its whole buffer from the beginning."""
     width, stage = ELEMENT_BYTES[settings.precision], settings.zero_stage
@@ -162,6 +160,6 @@ def _waiting_buckets(settings: EngineSettings, bucket: float) -> float:
     if settings.zero_stage == 0:
         return 0.0
     if settings.zero_stage == 3:
-        return bucket * (2 if settings.contiguous_gradients else 1)
+        return bucket
     buffers = (2 if settings.overlap_communication else 1) if settings.contiguous_gradients else 1
     return bucket * (buffers + 1)

@@ -98,7 +98,11 @@ def images(batch: int, size: int, dtype: torch.dtype) -> Tensor:
 
 
 def _count_first_stage(
-    config: DictConfig, sizes: dict[str, dict[str, int]], modules: dict[str, nn.Module], looked_at: int, dtype: torch.dtype
+    config: DictConfig,
+    sizes: dict[str, dict[str, int]],
+    modules: dict[str, nn.Module],
+    looked_at: int,
+    dtype: torch.dtype,
 ) -> Counted:
     """Reconstruction, both losses by it, and the adversary's own step, once it plays."""
     model, discriminator = modules["model"], modules["discriminator"]
@@ -136,8 +140,4 @@ def _count_first_stage(
 
 def joined(first: Pass, second: Pass) -> Pass:
     """One pass after the other: the memory is the first one's, which is by far the larger."""
-    return Pass(
-        first.forward_flops + second.forward_flops, first.backward_flops + second.backward_flops, first.moments
-    )
-
-
+    return Pass(first.forward_flops + second.forward_flops, first.backward_flops + second.backward_flops, first.moments)

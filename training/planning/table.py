@@ -157,12 +157,17 @@ def _checkpoints(plan: Plan) -> Iterator[str]:
     )
     yield (
         f"a failure           every {duration(failures)}; least is lost with a checkpoint every {duration(best)}, "
-        f"checkpoint.every={max(1, round(best / plan.step.seconds))}: {percent(saved.lost_share(best, failures))}"
+        f"checkpoint.every={_round(best / plan.step.seconds)}: {percent(saved.lost_share(best, failures))}"
     )
     yield (
         f"as set              checkpoint.every={plan.config.checkpoint.every}, {duration(interval)}: "
         f"{percent(saved.lost_share(interval, failures))} lost"
     )
+
+
+def _round(steps: float) -> int:
+    """To two digits: a setting that a person would write."""
+    return max(1, int(float(f"{steps:.1e}")))
 
 
 def _data(plan: Plan) -> Iterator[str]:
@@ -171,8 +176,8 @@ def _data(plan: Plan) -> Iterator[str]:
     read = plan.config.steps * plan.global_batch
     sent = read * reading.bytes_per_sample
     yield (
-        f"\ndata                {whole(read)} samples read, {number(read / reading.samples)} epochs of {whole(reading.shards)} shards "
-        f"of {whole(reading.samples_per_shard)}, {gigabytes(reading.samples_per_shard * assume.sample_bytes)} GB each"
+        f"\ndata                {whole(read)} samples read, {number(read / reading.samples)} times {whole(reading.samples)} in "
+        f"{whole(reading.shards)} shards of {whole(reading.samples_per_shard)}, {gigabytes(reading.samples_per_shard * assume.sample_bytes)} GB each"
     )
     yield (
         f"from the store      {sent / 1e12:.1f} TB, {reading.rate / 1e6:.0f} MB/s, {reading.requests:.0f} requests/s; "
