@@ -76,7 +76,7 @@ class Counter(TorchDispatchMode):
 
 
 class FusedAttention(TorchFunctionMode):
-    """Attention by the kernel that GPUs take, which keeps no weights for the backward pass; meta tensors get another."""
+    """Attention by the kernel of GPUs, which keeps no weights for the backward pass; meta tensors get another."""
 
     def __torch_function__(
         self,
@@ -149,7 +149,7 @@ def count_inference(module: nn.Module, run: Callable[[], Any]) -> Pass:
 
 
 def extrapolated(one: Pass, two: Pass, micro_batch: int) -> Pass:
-    """The pass of a micro-batch, from those of one and of two samples: every part is a constant plus so much a sample."""
+    """The pass of a micro-batch, from those of one and of two samples: all parts are a constant plus so much each."""
 
     def line(a: float, b: float) -> float:
         return a + (b - a) * (micro_batch - 1)

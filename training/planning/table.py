@@ -175,9 +175,11 @@ def _data(plan: Plan) -> Iterator[str]:
     assert reading is not None
     read = plan.config.steps * plan.global_batch
     sent = read * reading.bytes_per_sample
+    shard = gigabytes(reading.samples_per_shard * assume.sample_bytes)
     yield (
-        f"\ndata                {whole(read)} samples read, {number(read / reading.samples)} times {whole(reading.samples)} in "
-        f"{whole(reading.shards)} shards of {whole(reading.samples_per_shard)}, {gigabytes(reading.samples_per_shard * assume.sample_bytes)} GB each"
+        f"\ndata                {whole(read)} samples read, {number(read / reading.samples)} times "
+        f"{whole(reading.samples)} in {whole(reading.shards)} shards of {whole(reading.samples_per_shard)}, "
+        f"{shard} GB each"
     )
     yield (
         f"from the store      {sent / 1e12:.1f} TB, {reading.rate / 1e6:.0f} MB/s, {reading.requests:.0f} requests/s; "
