@@ -9,17 +9,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from training.engine_settings import EngineSettings
-from training.errors import ConfigurationError
 from training.model_checks import check_models
 from training.planning.batches import Choice, Room, choice_of, micro_batches, nearest_batch, stages_of
-from training.planning.cluster import Cluster, cluster_of
+from training.planning.cluster import Cluster
 from training.planning.communication import Step, Traffic, step_of, traffic
 from training.planning.costs import Checkpointing, Reading, bytes_read_per_sample
 from training.planning.memory import Trained
 from training.planning.passes import Counted, count
 
 SIMULATED = (8, 16, 32, 64, 128, 256, 512, 1024)
-WHOLE_NUMBERS = ("steps", "batch.global_size", "checkpoint.every", "data.samples_per_shard")
 
 
 @dataclass(frozen=True)
@@ -63,10 +61,9 @@ class Plan:
         return self.config.assume
 
 
-def make_plan(config: DictConfig) -> Plan:
-    """Counts the configured task and plans it. Raises ConfigurationError for settings that can't be."""
-    cluster = cluster_of(config)
-    _check(config)
+def make_plan(config: DictConfig, cluster: Cluster) -> Plan:
+    """Counts the configured task and plans it. Raises ConfigurationError for models that don't fit together."""
+    check_models(config)
     settings: EngineSettings = instantiate(config.engine)
     counted = count(config)
     assume = config.assume
@@ -147,22 +144,3 @@ class Clock:
         everything, training = (accumulation * s for s in self.seconds(cluster, micro_batch))
         step = step_of(self.trained, self.settings, accumulation, everything, training, cluster)
         return Scaled(cluster.ranks, global_batch, micro_batch, step, step.compute / step.seconds)
-
-
-def _check(config: DictConfig) -> None:
-    for key in WHOLE_NUMBERS:
-        value: Any = config
-        for name in key.split("."):
-            value = value[name]
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigurationError(key, value, "it must be a whole number of at least 1")
-    for key, value in config.assume.items():
-        if value is None and key == "samples":
-            continue
-        least_open = key not in ("reserved_bytes", "fragmentation", "egress_dollars_per_gigabyte")
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or (least_open and value == 0):
-            kind = "above 0" if least_open else "of at least 0"
-            raise ConfigurationError(f"assume.{key}", value, f"it must be a number {kind}")
-    if config.assume.utilisation > 1:
-        raise ConfigurationError("assume.utilisation", config.assume.utilisation, "it must be a share, up to 1")
-    check_models(config)

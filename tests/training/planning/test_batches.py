@@ -9,7 +9,7 @@ from training.planning.memory import Parts
 def test_the_nearest_batch_is_one_that_the_ranks_divide() -> None:
     assert nearest_batch(680, 136) == 680
     assert nearest_batch(680, 128) == 640
-    assert nearest_batch(680, 64) == 704 - 64
+    assert nearest_batch(680, 64) == 704
     assert nearest_batch(7, 1024) == 1024
 
 
