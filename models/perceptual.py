@@ -24,15 +24,7 @@ class PerceptualLoss(nn.Module):
 
     def __init__(self, weights: str | Path) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        width = 3
-        for entry in VGG16:
-            if isinstance(entry, int):
-                layers += [nn.Conv2d(width, entry, 3, padding=1), nn.ReLU(inplace=True)]
-                width = entry
-            else:
-                layers.append(nn.MaxPool2d(2))
-        self.trunk = nn.Sequential(*layers)
+        self.trunk = vgg16_trunk()
         self.trunk.load_state_dict(_trunk_weights(Path(weights), self.trunk.state_dict()), assign=True)
         self.heads = nn.ParameterList(_head_weights())  # each [1, width, 1, 1]
         # ImageNet's mean and deviation, moved from [0, 1] to images in [-1, 1].
@@ -75,6 +67,19 @@ class PerceptualLoss(nn.Module):
                 features.append(_unit(h))
             h = layer(h)
         return [*features, _unit(h)]
+
+
+def vgg16_trunk() -> nn.Sequential:
+    """VGG16's convolutions without weights: images [B, 3, H, W] to features [B, 512, H/16, W/16]."""
+    layers: list[nn.Module] = []
+    width = 3
+    for entry in VGG16:
+        if isinstance(entry, int):
+            layers += [nn.Conv2d(width, entry, 3, padding=1), nn.ReLU(inplace=True)]
+            width = entry
+        else:
+            layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers)
 
 
 def _unit(h: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import sys
 
 VERBS = {
     "train": ("training.train", "train a model, or go on with an interrupted run"),
+    "plan": ("training.plan", "tell what a run will need: memory, time, cost"),
     "prepare": ("training.prepare", "write a data set as tar shards with an index"),
     "prepare index": ("training.prepare_index", "index the tar shards that others wrote"),
     "prepare latents": ("training.prepare_latents", "encode an experiment's images once, to train on their latents"),

@@ -1,0 +1,66 @@
+"""The machines that a plan is for: how many, and of which GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from training.compose import CONFIG_FOLDER, choices
+from training.errors import ConfigurationError
+
+FOLDER = "cluster"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What a GPU's data sheet says, dense rates without sparsity; and a price, which is an assumption.
+
+    link: to the GPUs of its node; network: its share of what leads to other nodes; both in one direction.
+    """
+
+    name: str
+    bf16_flops_per_second: float
+    fp32_flops_per_second: float
+    memory_bytes: float
+    memory_bytes_per_second: float
+    link_bytes_per_second: float
+    network_bytes_per_second: float
+    price_per_hour: float
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """`nodes` machines with `gpus_per_node` GPUs each, one rank a GPU."""
+
+    gpu: Gpu
+    nodes: int
+    gpus_per_node: int
+
+    @property
+    def ranks(self) -> int:
+        """All GPUs."""
+        return self.nodes * self.gpus_per_node
+
+    def of(self, ranks: int) -> Cluster:
+        """The same machines, as many as so many ranks need."""
+        within = min(ranks, self.gpus_per_node)
+        return replace(self, nodes=-(-ranks // within), gpus_per_node=within)
+
+
+def cluster_of(config: DictConfig) -> Cluster:
+    """From the settings below `cluster`. Raises ConfigurationError for an unknown GPU, or numbers that can't be."""
+    settings = config.cluster
+    known = choices(FOLDER)
+    if settings.gpu not in known:
+        raise ConfigurationError("cluster.gpu", settings.gpu, f"choose one of {', '.join(known)}")
+    for key in ("nodes", "gpus_per_node"):
+        value: Any = settings[key]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigurationError(f"cluster.{key}", value, "it must be a whole number of at least 1")
+    card = OmegaConf.load(CONFIG_FOLDER / FOLDER / f"{settings.gpu}.yaml")
+    gpu = Gpu(**{field.name: card[field.name] for field in fields(Gpu)})  # type: ignore[index]
+    if settings.price_per_gpu_hour is not None:
+        gpu = replace(gpu, price_per_hour=float(settings.price_per_gpu_hour))
+    return Cluster(gpu, settings.nodes, settings.gpus_per_node)
