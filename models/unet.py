@@ -29,7 +29,9 @@ class UNet(nn.Module):
     is 2**i. residual_blocks: a level on the way down; one more on the way up. attention_downsamplings:
     levels with attention, each by its downsampling; the middle always has it. Exactly one of heads (their
     number) and head_channels (their width). context_width: width of the context that spatial transformers
-    of transformer_depth blocks attend to; None builds plain self-attention blocks. classes: how many are
+    of transformer_depth blocks attend to; None builds plain self-attention blocks. pooled_context: the context's sum
+    is added to the timestep's embedding besides, as in GLIDE (Nichol et al. 2021): not in the paper, but a
+    small model learns its words sooner. classes: how many are
     embedded and added to the timestep's embedding; None: no labels. resblock_updown: resize
     inside residual blocks (BigGAN). scale_shift_norm: see ResidualBlock; without it, levels of width 32
     can't see the time (group_norm says why). dropout: in residual blocks. activation_checkpointing: keep only
@@ -50,6 +52,7 @@ class UNet(nn.Module):
         head_channels: int | None = None,
         context_width: int | None = None,
         transformer_depth: int = 1,
+        pooled_context: bool = False,
         classes: int | None = None,
         resblock_updown: bool = False,
         scale_shift_norm: bool = False,
@@ -58,6 +61,8 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         check_levels(channels, channel_multipliers, attention_downsamplings)
+        if pooled_context and context_width is None:
+            raise ValueError("pooled_context=True: there is no context to pool; give a context_width")
 
         def residual(a: int, b: int, resize: Literal["down", "up"] | None = None) -> ResidualBlock:
             return ResidualBlock(a, b, 4 * channels, dropout, scale_shift_norm, resize)
@@ -74,7 +79,7 @@ class UNet(nn.Module):
         self.classes = classes
         self.activation_checkpointing = activation_checkpointing
         self.stride = 2 ** (len(channel_multipliers) - 1)
-        self.time_embedding = TimeEmbedding(channels, classes)
+        self.time_embedding = TimeEmbedding(channels, classes, context_width if pooled_context else None)
         self.stem = Convolution3x3(in_channels, channels)
 
         stages, skips = way_down(
@@ -114,7 +119,7 @@ class UNet(nn.Module):
         `stride`. LDM Eq. 3.
         """
         self._check(z_t, t, context, labels)
-        embedding = self.time_embedding(t, labels)  # [B, 4 * channels]
+        embedding = self.time_embedding(t, labels, context)  # [B, 4 * channels]
         h = self.stem(z_t)  # [B, channels, H, W]
         skips = [h]
         for step in self.down:

@@ -23,22 +23,39 @@ def sinusoidal(t: Tensor, width: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-class TimeEmbedding(nn.Module):
-    """Timesteps, and classes where there are any, as the embedding that every residual block reads."""
+class PooledContext(nn.Module):
+    """All that a context says as one vector: its tokens' sum, projected. [B, L, context_width] -> [B, width]."""
 
-    def __init__(self, channels: int, classes: int | None) -> None:
+    def __init__(self, context_width: int, width: int) -> None:
+        super().__init__()
+        self.project = Linear(context_width, width)
+
+    def forward(self, context: Tensor) -> Tensor:
+        return self.project(context.sum(1) / context.shape[1] ** 0.5)  # the sum of L tokens of unit variance has L
+
+
+class TimeEmbedding(nn.Module):
+    """Timesteps, and classes and a pooled context where there are any, as the embedding of every residual block.
+
+    classes: how many there are. pooled_width: of the context that is pooled. None: there are none, there is none.
+    """
+
+    def __init__(self, channels: int, classes: int | None, pooled_width: int | None = None) -> None:
         super().__init__()
         self.channels = channels
         self.linear_1 = Linear(channels, 4 * channels)
         self.linear_2 = Linear(4 * channels, 4 * channels)
         self.classes = None if classes is None else nn.Embedding(classes, 4 * channels)
+        self.pooled = None if pooled_width is None else PooledContext(pooled_width, 4 * channels)
 
-    def forward(self, t: Tensor, labels: Tensor | None) -> Tensor:
-        """t, labels: int64 [B] -> SiLU-activated embedding [B, 4 * channels]."""
+    def forward(self, t: Tensor, labels: Tensor | None, context: Tensor | ReadOnce | None = None) -> Tensor:
+        """t, labels: int64 [B], context [B, L, pooled_width] -> SiLU-activated embedding [B, 4 * channels]."""
         h = sinusoidal(t, self.channels).to(self.linear_1.weight.dtype)  # [B, channels]
         h = self.linear_2(F.silu(self.linear_1(h)))  # [B, 4 * channels]
         if self.classes is not None:
             h = h + self.classes(labels)
+        if self.pooled is not None and context is not None:
+            h = h + (context.through(self.pooled) if isinstance(context, ReadOnce) else self.pooled(context))
         # Every reader begins with the same activation: it is done once, here.
         return F.silu(h)
 

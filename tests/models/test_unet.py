@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.attention import ReadOnce
 from models.unet import UNet
 from models.unet_layers import sinusoidal
 
@@ -21,6 +22,7 @@ BASE: dict[str, Any] = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "cross-attention": {"heads": 2, "context_width": 10},
     "two blocks deep": {"head_channels": 8, "context_width": 10, "transformer_depth": 2},
+    "pooled context": {"heads": 2, "context_width": 10, "pooled_context": True},
     "self-attention": {"head_channels": 8},
     "attention everywhere": {"heads": 4, "attention_downsamplings": (1, 2)},
     "BigGAN resizing": {"heads": 1, "resblock_updown": True},
@@ -84,6 +86,25 @@ def test_time_and_context_matter() -> None:
         assert ((unet(z_t, t + 1, context) - eps).abs().amax((1, 2, 3)) > 1e-3).all()
         assert (unet(z_t, t, context.flip(1)) - eps).abs().max() < 1e-5  # attention has no order of its own
         assert (unet(z_t, t, context + 1) - eps).abs().max() > 1e-3
+
+
+def test_a_pooled_context_acts_through_the_timestep_whatever_its_tokens_order() -> None:
+    unet = build(heads=2, context_width=10, pooled_context=True)
+    _, t, context = inputs(unet)
+    assert context is not None
+    with torch.no_grad():
+        embedding = unet.time_embedding(t, None, context)
+        torch.testing.assert_close(unet.time_embedding(t, None, context.flip(1)), embedding)
+        torch.testing.assert_close(unet.time_embedding(t, None, ReadOnce(context)), embedding)
+        other = context.clone()
+        other[0, 2] += 1
+        changed = (unet.time_embedding(t, None, other) - embedding).abs().amax(1)
+    assert changed[0] > 1e-3 and changed[1] == 0
+
+
+def test_without_a_context_there_is_none_to_pool() -> None:
+    with pytest.raises(ValueError, match="pooled_context=True: there is no context to pool"):
+        build(heads=2, pooled_context=True)
 
 
 def test_an_untrained_unet_predicts_zero() -> None:
