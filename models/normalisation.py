@@ -37,7 +37,8 @@ class _NormalisedSiLU(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         x, weight, bias, mean, deviation = ctx.saved_tensors
         y, _, _ = _normalise(x, weight, bias, ctx.groups, ctx.eps)
-        of_y = torch.ops.aten.silu_backward(gradient, y)
+        order = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        of_y = torch.ops.aten.silu_backward(gradient, y).contiguous(memory_format=order)
         sizes = (len(x), x.shape[1], x.shape[2] * x.shape[3])
         return (
             *torch.ops.aten.native_group_norm_backward(
@@ -58,7 +59,8 @@ def normalised_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     """SiLU of norm(x), float [B, C, H, W] -> same. Of what lies between the two, nothing is kept."""
     if not torch.is_grad_enabled():
         return F.silu(norm(x), inplace=True)
-    if x.dtype != norm.weight.dtype or torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling():
+    autocast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+    if autocast or x.dtype != norm.weight.dtype or torch.compiler.is_compiling():
         return F.silu(norm(x))
     in_order = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
     return _NormalisedSiLU.apply(x if in_order else x.contiguous(), norm.weight, norm.bias, norm.num_groups, norm.eps)

@@ -121,7 +121,7 @@ def _wrong_type(default: object, value: object) -> str | None:
     """What the value of a setting must be, going by its default, when it is something else."""
     if default is None or value is None or default == "???":
         return None
-    if isinstance(default, str | list) and "${" in str(default):  # a reference, or URLs of which one is enough
+    if isinstance(default, str | list | dict) and "${" in str(default):  # a reference, or URLs: one, many or by name
         return None
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"

@@ -18,15 +18,17 @@ from evaluation.first_stage import load_first_stage
 from evaluation.weights import WeightsError
 from models.autoencoder import IdentityAutoencoder
 from models.latent_diffusion import FirstStage
+from models.schedule import linear
 from tests.training.conftest import OnRanks
 from tests.training.runs import composed
 from training.build import build_loader
 from training.checkpoint_files import Reader
 from training.dataset import training_sources
 from training.distributed import Distributed
+from training.engine import Engine
 from training.fit import estimate_latent_scale, train_and_report
 from training.noise import normal
-from training.tasks.diffusion import DiffusionTask
+from training.tasks.latents import LatentTask
 
 WEIGHTS = "first_stage.safetensors"
 ALONE = Distributed(rank=0, world=1, local_rank=0, device=torch.device("cpu"))
@@ -117,6 +119,7 @@ def test_latents_without_deviation_are_named() -> None:
         torch.full((2, 3, 8, 8), 255, dtype=torch.uint8), {}, ["", ""], torch.tensor([0, 1]), torch.tensor([0, 0])
     )
     first_stage = FirstStage(IdentityAutoencoder(3), 1.0)
-    task = SimpleNamespace(engine=SimpleNamespace(device=torch.device("cpu")), first_stage=first_stage, seed=0)
+    engine = cast(Engine, SimpleNamespace(device=torch.device("cpu")))
+    task = LatentTask(engine, first_stage, linear(0.00085, 0.012), seed=0)
     with pytest.raises(WeightsError, match=r"first_stage\.weights: latents of samples \[0, 1\] deviate by 0\.0"):
-        estimate_latent_scale(cast(DiffusionTask, task), cast(Loader, SimpleNamespace(step=lambda step: white)))
+        estimate_latent_scale(task, cast(Loader, SimpleNamespace(step=lambda step: white)))
