@@ -1,6 +1,6 @@
 """Whether the demo's samples are what their captions say, told by the nearest real pictures and by their colours.
 
-python -m tests.benchmarks.demo_captions --run runs/demo    # five minutes; the run's own shards are read
+python -m tests.benchmarks.demo_captions --run runs/demo    # three to six minutes; the run's own shards are read
 
 Kinds: each held-out caption is drawn once. A picture is a flag, a person, a face or a heart when most of its five
 nearest training pictures (EfficientNet-Lite0 features) are. Beside the samples: the real held-out pictures, which say
