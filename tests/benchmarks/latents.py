@@ -76,9 +76,9 @@ def images_a_second(run: Path) -> float:
 
 
 def listed(folder: Path) -> list[dict[str, int]]:
-    """The shards of a folder, from its index."""
-    shards: list[dict[str, int]] = json.loads((folder / "index.json").read_text())["shardlist"]
-    return shards
+    """The shards of a folder and of those below it, from their indices."""
+    indices = [json.loads(path.read_text()) for path in sorted(folder.rglob("index.json"))]
+    return [shard for index in indices for shard in index["shardlist"]]
 
 
 def count(folder: Path) -> int:
