@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from data.transforms import BadSample, decode_image
-from data.view import middle
 from evaluation.errors import EvaluationError
 from evaluation.heldout import HeldOut
-from evaluation.image_folder import SUFFIXES
+from evaluation.image_folder import SUFFIXES, read_picture
 
 
 class Choices(Protocol):
@@ -79,15 +76,7 @@ class FolderChoices:
 
     def image(self, number: int) -> Tensor:
         """Raises EvaluationError when the file can't be read."""
-        path = self._found[number][0]
-        try:
-            picture = decode_image(path.read_bytes())
-        except (OSError, BadSample) as error:
-            raise EvaluationError(f"{path}: {error}; remove it or get it again") from error
-        if self._size is not None:
-            view = middle(picture.shape[0], picture.shape[1], self._size)
-            picture = view.cut(picture, self._size, Image.Resampling.LANCZOS)
-        return torch.from_numpy(picture).permute(2, 0, 1).contiguous()
+        return read_picture(self._found[number][0], self._size)
 
     def candidates(self, number: int) -> tuple[Sequence[int], int]:
         return range(len(self.texts)), self._found[number][1]

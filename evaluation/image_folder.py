@@ -64,7 +64,7 @@ class ImageFolder:
                 yield waiting.popleft().result()
 
     def _batch(self, numbers: list[int]) -> Pictures:
-        images = [self._read(self._paths[self._order[number]]) for number in numbers]
+        images = [read_picture(self._paths[self._order[number]], self._size) for number in numbers]
         for number, image in zip(numbers, images, strict=True):
             if image.shape != images[0].shape:
                 path = self._paths[self._order[number]]
@@ -74,12 +74,17 @@ class ImageFolder:
                 )
         return Pictures(torch.tensor(numbers), torch.stack(images))
 
-    def _read(self, path: Path) -> Tensor:
-        try:
-            picture = decode_image(path.read_bytes())
-        except (OSError, BadSample) as error:
-            raise EvaluationError(f"{path}: {error}; remove it or get it again") from error
-        if self._size is not None:
-            view = middle(picture.shape[0], picture.shape[1], self._size)
-            picture = view.cut(picture, self._size, Image.Resampling.LANCZOS)
-        return torch.from_numpy(picture).permute(2, 0, 1).contiguous()
+
+def read_picture(path: Path, size: int | None) -> Tensor:
+    """The picture in a file, uint8 [3, H, W]; with a size, the square in its middle at size x size pixels.
+
+    Raises EvaluationError when the file can't be read.
+    """
+    try:
+        picture = decode_image(path.read_bytes())
+    except (OSError, BadSample) as error:
+        raise EvaluationError(f"{path}: {error}; remove it or get it again") from error
+    if size is not None:
+        view = middle(picture.shape[0], picture.shape[1], size)
+        picture = view.cut(picture, size, Image.Resampling.LANCZOS)
+    return torch.from_numpy(picture).permute(2, 0, 1).contiguous()

@@ -78,11 +78,11 @@ def measure_sweep(
 
     A sweep that was ended goes on with the image that it had come to.
     """
-    output: Path | None = None
+    first = sweep.protocols[0]
+    output = folder / FOLDER / f"{first.name}-step{measurement.step:08d}-sweep"
     results = []
-    measurement.see_originals(sweep.protocols[0])
+    measurement.see_originals(first)
     for protocol in sweep.protocols:
-        output = folder / FOLDER / f"{protocol.name}-step{measurement.step:08d}-sweep"
         path = output / f"{point_name(protocol)}.json"
         result = ranks.broadcast_object(_known(measurement, path, protocol) if ranks.is_main else None)
         if result is None:
@@ -96,7 +96,6 @@ def measure_sweep(
             measurement.forget(protocol)
         results.append(result)
     if ranks.is_main:
-        assert output is not None
         print(write_sweep(output, sweep.protocols, results))
 
 

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -66,15 +65,19 @@ def start_ranks(module: str, overrides: list[str], ranks: int, environment: dict
     """
     # It would raise an error at these from the moment of the start, at SIGHUP too, which nohup wants ignored.
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "none"
+    from torch.distributed import TCPStore
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
 
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
+    # Where the ranks meet. It is served from here: a port that rank 0 opened seconds later could be taken by then.
+    meeting = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     place = {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads_a_rank(ranks))),
         "WORLD_SIZE": str(ranks),
         "LOCAL_WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(meeting.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
         RANK_MARK: str(os.getpid()),
         **{name: os.environ.get(name, value) for name, value in KEEP_MEMORY.items()},
     }
@@ -198,9 +201,3 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != int(os.environ[RANK_MARK]):  # it ended before the line above
         os._exit(1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
