@@ -17,7 +17,6 @@ SamplerName = Literal["ddim", "ddpm", "plms", "dpm_solver"]
 Draws = Literal["samples", "reconstructions"]
 ReferenceKind = Literal["originals", "file"]
 PictureFile = Literal["png", "jpeg95"]
-Weights = Literal["ema", "raw"]
 CHOICES = {
     "precision": ("float32", "bfloat16"),
     "spacing": get_args(Spacing),
@@ -25,7 +24,6 @@ CHOICES = {
     "draws": get_args(Draws),
     "reference": get_args(ReferenceKind),
     "picture_file": get_args(PictureFile),
-    "weights": get_args(Weights),
 }
 # Settings that came after the first protocols, with what was done before there was a choice.
 CAME_LATER: dict[str, Any] = {
@@ -64,7 +62,7 @@ class Protocol:
         draws: samples of the diffusion model, or reconstructions by the first stage.
         reference: what the images are compared with: their own originals, or a file of what was kept of others.
         picture_file: the file that generated images pass through: png, which changes nothing, or jpeg95.
-        weights: the moving average, ema, or those of the last step, raw.
+        weights: the moving average, ema, those of the last step, raw, or another average that the run kept.
         data_sha256: fingerprint that the samples' shards must have; None: any, which the result tells.
         features_sha256: sha256 of the feature network's weights; None: those that its measures are named after.
         metrics: further ones, by name, each with the settings of its file in conf/metric.
@@ -90,7 +88,7 @@ class Protocol:
     draws: Draws = "samples"
     reference: ReferenceKind = "originals"
     picture_file: PictureFile = "png"
-    weights: Weights = "ema"
+    weights: str = "ema"
     data_sha256: str | None = None
     features_sha256: str | None = None
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from evaluation.errors import EvaluationError
 from evaluation.frozen_conditioners import build_frozen_conditioners
 from evaluation.generate import ImageModel
-from evaluation.run import LoadedModel
+from evaluation.run import RAW, LoadedModel
 from models.autoencoder import Autoencoder, IdentityAutoencoder
 from models.conditioners import Conditioners
 from models.conditioners.masked_image import MaskedImage
@@ -19,24 +19,27 @@ from models.interop import compvis
 from models.latent_diffusion import FirstStage, LatentDiffusion
 from models.prediction import PREDICTIONS
 from models.schedule import NoiseSchedule
+from training.checkpoint_files import AVERAGE
 from training.compose import choices, composed
 
 SAME_BETAS = 1e-6
 """Absolute; files have them in float32."""
 
 
-def read_published(path: Path, experiment: str, ema: bool, device: torch.device | str) -> LoadedModel:
+def read_published(path: Path, experiment: str, weights: str, device: torch.device | str) -> LoadedModel:
     """The model of a published file, in float32 and evaluation mode.
 
     Args:
         path: `.ckpt` or `.safetensors`, as `models.interop.compvis.load` takes it.
         experiment: name of the experiment that says how the model is built and what it reads.
-        ema: the moving average of the UNet's weights, where the file has one.
+        weights: "ema", the moving average of the UNet's weights where the file has one, or "raw".
         device: where it is put.
 
     Raises EvaluationError for an unknown experiment, and ValueError when the file can't be read or holds another model
     than the experiment's.
     """
+    if weights not in (AVERAGE, RAW):
+        raise EvaluationError(f"weights={weights}: a published file has {AVERAGE} and {RAW} at most")
     config = experiment_config(experiment)
     checkpoint = compvis.load(path)
     model: LatentDiffusion = instantiate(config.model)
@@ -44,7 +47,7 @@ def read_published(path: Path, experiment: str, ema: bool, device: torch.device 
     frozen = build_frozen_conditioners(config)
     schedule: NoiseSchedule = instantiate(config.schedule)
     _check_schedule(schedule, checkpoint, experiment)
-    averaged = ema and bool(checkpoint.unet_ema)
+    averaged = weights == AVERAGE and bool(checkpoint.unet_ema)
     compvis.fill(model.unet, checkpoint.unet_ema if averaged else checkpoint.unet)
     if isinstance(autoencoder, Autoencoder):
         compvis.fill(autoencoder, checkpoint.first_stage)
@@ -60,7 +63,7 @@ def read_published(path: Path, experiment: str, ema: bool, device: torch.device 
         PREDICTIONS[config.task.prediction],
         {name: given.nothing() for name, given in inputs.items()},
     )
-    origin = {"from": str(path), "like": experiment, "weights": "ema" if averaged else "raw"}
+    origin = {"from": str(path), "like": experiment, "weights": AVERAGE if averaged else RAW}
     return LoadedModel(image_model, inputs, config.data.image_size, origin)
 
 

@@ -24,10 +24,20 @@ from models.latent_diffusion import FirstStage, LatentDiffusion
 from models.noisy_classifier import NoisyClassifier
 from models.prediction import PREDICTIONS
 from models.schedule import NoiseSchedule
-from training.checkpoint_files import MANIFEST, CheckpointError, Manifest, load_manifest, newest_complete, read_weights
+from training.checkpoint_files import (
+    AVERAGE,
+    BASE_KINDS,
+    MANIFEST,
+    CheckpointError,
+    Manifest,
+    load_manifest,
+    newest_complete,
+    read_weights,
+)
 
 ENGINE = "model"
-WEIGHTS = {"ema": "ema", "raw": "param"}
+RAW = "raw"
+"""What users call the weights of the last step, "param" in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +80,13 @@ class LoadedRun(LoadedModel):
         return digest.hexdigest()
 
 
-def load_run(folder: Path, device: torch.device | str, weights: str = "ema") -> LoadedRun:
+def load_run(folder: Path, device: torch.device | str, weights: str = AVERAGE) -> LoadedRun:
     """Builds the run's model with the weights of its newest complete checkpoint, in evaluation mode.
 
     Args:
         folder: run folder with config.yaml and checkpoints/, or one of those checkpoints.
         device: where model and first stage are put.
-        weights: "ema", the moving average, or "raw", the weights of the last step.
+        weights: "ema", the moving average, "raw", the weights of the last step, or another average that the run kept.
 
     Raises EvaluationError when the folder is no run of text-to-image diffusion, holds no complete checkpoint,
     or its checkpoint or first stage does not fit its configuration.
@@ -123,7 +133,7 @@ class LoadedClassifier:
     schedule: NoiseSchedule
 
 
-def load_classifier(folder: Path, device: torch.device | str, weights: str = "ema") -> LoadedClassifier:
+def load_classifier(folder: Path, device: torch.device | str, weights: str = AVERAGE) -> LoadedClassifier:
     """The classifier of a run's newest complete checkpoint, in evaluation mode; arguments as of `load_run`.
 
     Raises EvaluationError when the folder is no run of a classifier, or holds no complete checkpoint that fits it.
@@ -155,12 +165,14 @@ def _located(path: Path) -> tuple[Path, Path | None]:
 
 def _stored(folder: Path, checkpoint: Path | None, weights: str) -> tuple[Manifest, dict[str, Tensor]]:
     """Manifest and weights of a checkpoint. Raises EvaluationError."""
-    if weights not in WEIGHTS:
-        raise EvaluationError(f"weights={weights}: choose one of {', '.join(WEIGHTS)}")
     if checkpoint is None:
         raise EvaluationError(f"run={folder}: no complete checkpoint in {folder / 'checkpoints'}; train it first")
     try:
-        manifest, stored = load_manifest(checkpoint), read_weights(checkpoint, ENGINE, WEIGHTS[weights])
+        manifest = load_manifest(checkpoint)
+        choices = [RAW, *(kind for kind in manifest.kinds if kind not in BASE_KINDS)]
+        if weights not in choices:
+            raise EvaluationError(f"weights={weights}: {checkpoint} has these: {', '.join(choices)}")
+        stored = read_weights(checkpoint, ENGINE, "param" if weights == RAW else weights)
     except CheckpointError as error:
         raise EvaluationError(f"run={folder}: {error}") from error
     if broken := not_finite(stored):

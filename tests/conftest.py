@@ -154,7 +154,7 @@ def tiny_classifier(squares: Path) -> list[str]:
         "batch.micro_size=4",
         "learning_rate.base=2e-3",
         "learning_rate.decay=constant",
-        "optimizer.ema_decay=0.9",
+        "optimizer.averages.ema.maximum=0.9",
         "engine.precision=fp32",
         "monitor.every=1000",
         "tracker.mode=disabled",

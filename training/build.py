@@ -90,7 +90,7 @@ def build_engine(config: DictConfig, module: nn.Module, ranks: Distributed) -> E
         config.learning_rate.base,
         tuple(settings.betas),
         settings.weight_decay,
-        settings.ema_decay,
+        {name: instantiate(rule) for name, rule in settings.averages.items()},
     )
     accumulation = steps_of_accumulation(config, ranks.world)
     return Engine(module, instantiate(config.engine), optimizer, config.batch.micro_size, accumulation, ranks.world)

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from training.checkpoint_files import (
+    AVERAGE,
     DAMAGED,
     MANIFEST,
     CheckpointError,
@@ -90,10 +91,11 @@ class Checkpoints:
         share = self._together(target, lambda: self._prepare(target, engines))
         updates = {name: engine.updates for name, engine in engines.items()}
         shapes = {name: engine.shapes for name, engine in engines.items()}
+        kinds = list(share.kinds)
 
         def complete(written: list[_Written]) -> None:
             before_it_counts()
-            manifest = _assemble(written, shapes, updates, step, images_seen, extra)
+            manifest = _assemble(written, shapes, kinds, updates, step, images_seen, extra)
             _write_atomically(target / MANIFEST, manifest.to_json())
             self.retention.apply(target)
 
@@ -140,6 +142,8 @@ class Checkpoints:
                 if (path / MANIFEST).exists():
                     (path / MANIFEST).rename(path / DAMAGED)
         reader = Reader(checkpoint)
+        if self.ranks.is_main:
+            _tell_of_averages(checkpoint, reader.manifest.kinds, next(iter(engines.values())).kinds)
         for name, engine in engines.items():
             _load(engine, reader, name)
         self.ranks.barrier()
@@ -197,12 +201,20 @@ def _write(share: Share, target: Path, file: str) -> _Written:
     return file, entry, share.held
 
 
+def _tell_of_averages(checkpoint: Path, kept: Sequence[str], wanted: Sequence[str]) -> None:
+    if new := [kind for kind in wanted if kind not in kept]:
+        log.warning("%s doesn't have the average %s: it begins as '%s'", checkpoint.name, ", ".join(new), AVERAGE)
+    if gone := [kind for kind in kept if kind not in wanted]:
+        log.warning("%s has the average %s, which isn't kept any more", checkpoint.name, ", ".join(gone))
+
+
 def _load(engine: Engine, reader: Reader, name: str) -> None:
     entry = reader.engine(name)
     with torch.no_grad():
         for fragment in engine.fragments():
             for kind, tensor in fragment.tensors.items():
-                reader.fill(name, kind, fragment.parameter, fragment.start, tensor)
+                kept = kind if kind in reader.manifest.kinds else AVERAGE
+                reader.fill(name, kept, fragment.parameter, fragment.start, tensor)
     engine.set_updates(entry.updates)
     engine.publish_weights()
 
@@ -210,6 +222,7 @@ def _load(engine: Engine, reader: Reader, name: str) -> None:
 def _assemble(
     written: list[_Written],
     shapes: dict[str, dict[str, list[int]]],
+    kinds: list[str],
     updates: dict[str, int],
     step: int,
     images_seen: int,
@@ -223,7 +236,7 @@ def _assemble(
                 parameters[parameter].fragments.append(Fragment(file, start, stop))
         entries[name] = EngineEntry(updates[name], parameters)
     files = {file: entry for file, entry, _ in written}
-    return Manifest(step, images_seen, len(written), entries, files, extra)
+    return Manifest(step, images_seen, len(written), entries, files, kinds, extra)
 
 
 def _write_atomically(path: Path, text: str) -> None:

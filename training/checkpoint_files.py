@@ -23,11 +23,13 @@ from safetensors import safe_open
 MANIFEST = "manifest.json"
 DAMAGED = "manifest.damaged.json"
 """Name that the manifest of a checkpoint gets whose bytes don't fit it: it is no checkpoint any more."""
-FORMAT = 2
-OLDER_FORMATS = (1,)
-"""What is read, but not written any more. 1: the manifest had no checksum of its own."""
-KINDS = ("param", "exp_avg", "exp_avg_sq", "ema")
-"""The tensors kept for each parameter: fp32 weights, Adam's two moments, exponential moving average."""
+FORMAT = 3
+OLDER_FORMATS = (1, 2)
+"""What is read, but not written any more. 1: the manifest had no checksum of its own. 2: it didn't name the kinds."""
+BASE_KINDS = ("param", "exp_avg", "exp_avg_sq")
+"""The tensors kept for each parameter: fp32 weights and Adam's two moments. Averages of the weights come after them."""
+AVERAGE = "ema"
+"""The average that every run keeps, and that is looked at. A run may keep others."""
 
 
 class CheckpointError(Exception):
@@ -36,7 +38,7 @@ class CheckpointError(Exception):
 
 @dataclass(frozen=True)
 class Fragment:
-    """The interval [start, stop) of a flattened parameter, in file `file` under `kind` of KINDS."""
+    """The interval [start, stop) of a flattened parameter, in file `file` under each kind of its manifest."""
 
     file: str
     start: int
@@ -69,13 +71,17 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that is known of a checkpoint. `extra` holds the task's own numbers (such as the latent scale)."""
+    """All that is known of a checkpoint. kinds: what is kept of each parameter, BASE_KINDS and averages of the weights.
+
+    `extra` holds the task's own numbers (such as the latent scale).
+    """
 
     step: int
     images_seen: int
     world: int
     engines: dict[str, EngineEntry]
     files: dict[str, FileEntry]
+    kinds: list[str] = field(default_factory=lambda: [*BASE_KINDS, AVERAGE])
     extra: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -90,7 +96,7 @@ class Manifest:
         raw = json.loads(text)
         if raw["format"] not in (FORMAT, *OLDER_FORMATS):
             raise ValueError(f"checkpoint format {raw['format']}, this version reads {FORMAT}")
-        if raw["format"] == FORMAT and raw.pop("sha256") != _sha256_of_content(raw):
+        if raw["format"] > 1 and raw.pop("sha256") != _sha256_of_content(raw):
             raise ValueError("it doesn't have its own sha256: its bytes were altered")
         engines = {
             name: EngineEntry(
@@ -103,7 +109,8 @@ class Manifest:
             for name, engine in raw["engines"].items()
         }
         files = {name: FileEntry(**entry) for name, entry in raw["files"].items()}
-        return Manifest(raw["step"], raw["images_seen"], raw["world"], engines, files, raw["extra"])
+        kinds = raw["kinds"] if raw["format"] > 2 else [*BASE_KINDS, AVERAGE]
+        return Manifest(raw["step"], raw["images_seen"], raw["world"], engines, files, kinds, raw["extra"])
 
 
 def _sha256_of_content(content: dict[str, Any]) -> str:
@@ -228,11 +235,13 @@ class Reader:
         return self._files[name]
 
 
-def read_weights(checkpoint: Path, engine: str, kind: str = "ema") -> dict[str, torch.Tensor]:
-    """Returns an engine's whole state dict, float32 on the CPU. `kind` is 'param' or 'ema'."""
-    if kind not in KINDS:
-        raise CheckpointError(f"kind is '{kind}', choose one of {', '.join(KINDS)}")
+def read_weights(checkpoint: Path, engine: str, kind: str = AVERAGE) -> dict[str, torch.Tensor]:
+    """Returns an engine's whole state dict, float32 on the CPU: 'param', or an average of them by its name."""
     reader = Reader(checkpoint)
+    if kind not in reader.manifest.kinds:
+        raise CheckpointError(
+            f"{checkpoint} has no '{kind}' of its weights; it has: {', '.join(reader.manifest.kinds)}"
+        )
     return {name: reader.tensor(engine, kind, name) for name in reader.engine(engine).parameters}
 
 

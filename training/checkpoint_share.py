@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from training.checkpoint_files import KINDS, FileEntry, tensor_key
+from training.checkpoint_files import FileEntry, tensor_key
 from training.engine import Engine, LocalFragment
 
 CHUNK_BYTES = 8 * 2**20
@@ -22,19 +22,20 @@ Held = dict[str, list[tuple[str, int, int]]]
 class Share:
     """A copy in host memory of the fragments that this rank writes, in the order in which they will lie in their file.
 
-    It takes 16 bytes a parameter, over the number of ranks. memory: that of an earlier share, which is written by now:
-    fresh memory costs several times what the copy does. Raises RuntimeError when there is no room.
+    It takes 16 bytes a parameter with one average, over the number of ranks. memory: that of an earlier share, which is
+    written by now: fresh memory costs several times what the copy does. Raises RuntimeError when there is no room.
     """
 
     def __init__(self, engines: dict[str, Engine], memory: torch.Tensor | None = None) -> None:
         fragments = {name: [f for f in engine.fragments() if f.written_here] for name, engine in engines.items()}
         self.held: Held = {name: [(f.parameter, f.start, f.stop) for f in own] for name, own in fragments.items()}
         on_gpu = any(engine.device.type == "cuda" for engine in engines.values())
-        elements = sum(f.stop - f.start for own in fragments.values() for f in own) * len(KINDS)
+        elements = sum((f.stop - f.start) * len(f.tensors) for own in fragments.values() for f in own)
         if memory is None or memory.numel() != elements:
             # Pinned memory lets a GPU copy at the full rate of its bus.
             memory = torch.empty(elements, dtype=torch.float32, pin_memory=on_gpu)
         self.memory = memory
+        self.kinds = next(iter(engines.values())).kinds
         self._header = self._copy(fragments)
         if on_gpu:
             torch.cuda.synchronize()
@@ -45,7 +46,7 @@ class Share:
         places = {}
         end = 0
         for engine, own in fragments.items():
-            for kind in KINDS:
+            for kind in self.kinds:
                 for fragment in own:
                     start, end = end, end + fragment.stop - fragment.start
                     self.memory[start:end].copy_(fragment.tensors[kind], non_blocking=True)

@@ -42,7 +42,7 @@ WHOLE_NUMBERS = {
 }
 """Settings that are whole numbers, and the least that each may be."""
 WHOLE_OR_NULL = ("checkpoint.keep_every",)
-SHARES = ("data.max_bad_share", "learning_rate.floor", "optimizer.ema_decay")
+SHARES = ("data.max_bad_share", "learning_rate.floor")
 POSITIVE = ("learning_rate.base", "data.storage.timeout_seconds")
 NOT_NEGATIVE = (
     "data.storage.patience_seconds",

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from data.batch import Batch
 from data.inputs.label import LABEL
 from models.noisy_classifier import NoisyClassifier
+from training.checkpoint_files import AVERAGE
 from training.distributed import Distributed
 from training.tasks.noisy_classifier import NoisyClassifierTask
 
@@ -42,7 +43,7 @@ class NoisyClassifierMonitor:
         """Metrics `eval/loss`, `eval/accuracy` and, by tenths of the timesteps, `eval/accuracy_decile_K`."""
         if step == 0 or (step % self.every and step != self.steps):
             return {}
-        for name, tensor in self.task.engine.gather("ema"):
+        for name, tensor in self.task.engine.gather(AVERAGE):
             self.model.get_parameter(name).copy_(tensor)
         rows = range(self.ranks.rank, len(self.held_out), self.ranks.world)
         sums = torch.zeros(11, 3, dtype=torch.float64)  # by decile, and of all: losses, right answers, samples

@@ -39,7 +39,7 @@ def chosen(config: DictConfig) -> list[Path]:
 
 def examine(checkpoint: Path) -> bool | None:
     """Prints what a checkpoint holds and what is wrong with it; returns whether it is whole, None if it is none."""
-    from training.checkpoint_files import DAMAGED, KINDS, MANIFEST, CheckpointError, load_manifest, problems
+    from training.checkpoint_files import DAMAGED, MANIFEST, CheckpointError, load_manifest, problems
 
     if (checkpoint / DAMAGED).exists():
         print(f"{checkpoint}: DAMAGED, and set aside by the run that went back to the one before")
@@ -62,7 +62,7 @@ def examine(checkpoint: Path) -> bool | None:
         total += elements
         print(
             f"  {name}: {elements:,} elements in {len(engine.parameters):,} parameters after {engine.updates:,} "
-            f"updates; of each {', '.join(KINDS)} in float32"
+            f"updates; of each {', '.join(manifest.kinds)} in float32"
         )
     for key, value in manifest.extra.items():
         print(f"  {key}: {value}")

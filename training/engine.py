@@ -21,7 +21,6 @@ import deepspeed
 from deepspeed.runtime import compiler as deepspeed_compiler
 from deepspeed.runtime.zero import stage_1_and_2
 
-from training.checkpoint_files import KINDS
 from training.ema import AdamWithEMA
 from training.engine_settings import EngineSettings
 
@@ -70,7 +69,7 @@ class NonFiniteUpdate(Exception):
 
 @dataclass(frozen=True)
 class LocalFragment:
-    """The interval [start, stop) of a flattened parameter that this rank holds, as live views by kind of KINDS."""
+    """The interval [start, stop) of a flattened parameter that this rank holds, as live views by kind."""
 
     parameter: str
     shape: list[int]
@@ -131,6 +130,11 @@ class Engine:
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.settings.precision]
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """What `fragments` holds of every parameter: the weights, Adam's moments, and averages of the weights."""
+        return self._adam.kinds
+
+    @property
     def shapes(self) -> dict[str, list[int]]:
         """Shape of every trainable parameter, by name."""
         return self._shapes
@@ -183,7 +187,7 @@ class Engine:
         return None if norm is None else float(norm)
 
     def fragments(self) -> Iterator[LocalFragment]:
-        """Yields what this rank holds of every parameter: fp32 weights, Adam's moments, EMA, as live views."""
+        """Yields what this rank holds of every parameter: fp32 weights, Adam's moments, averages, as live views."""
         stage = self.settings.zero_stage
         find = {0: self._replicated, 1: self._flat_partition, 2: self._flat_partition, 3: self._parameter_shards}[stage]
         yield from find()
@@ -247,7 +251,7 @@ class Engine:
 
     def _states(self, master: torch.Tensor, start: int, count: int) -> dict[str, torch.Tensor]:
         state = self._adam.state[master]
-        sources = {"param": master.detach(), **{kind: state[kind] for kind in KINDS if kind != "param"}}
+        sources = {"param": master.detach(), **{kind: state[kind] for kind in self.kinds if kind != "param"}}
         return {kind: tensor.view(-1).narrow(0, start, count) for kind, tensor in sources.items()}
 
     def _replicated(self) -> Iterator[LocalFragment]:

@@ -9,9 +9,11 @@ from omegaconf import DictConfig
 
 from data.inputs.label import LABEL, Label
 from evaluation.frozen_conditioners import build_frozen_conditioners
+from evaluation.run import RAW
 from models.autoencoder import Autoencoder, IdentityAutoencoder
 from models.noisy_classifier import NoisyClassifier
 from models.prediction import PREDICTIONS, check_prediction
+from training.checkpoint_files import AVERAGE, BASE_KINDS
 from training.checks import neighbours
 from training.components import component, explained
 from training.errors import ConfigurationError
@@ -30,6 +32,7 @@ def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
     on_latents, diffusion = config.task.name != "autoencoder", config.task.name == "diffusion"
     for key in ("engine", "learning_rate", "data.storage", "inputs"):
         component(config, key)
+    _averages_can_be(config)
     if diffusion:
         _prediction_fits_schedule(config)
     if config.data.latents is not None:
@@ -61,6 +64,17 @@ def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
         _inputs_fit(config, conditioners)
         _parts_fit(config, model, conditioners, first_stage.latent_channels, size // first_stage.downsampling)
     return shapes
+
+
+def _averages_can_be(config: DictConfig) -> None:
+    averages, taken = config.optimizer.averages, (*BASE_KINDS, RAW)
+    if AVERAGE not in averages:
+        raise ConfigurationError("optimizer.averages", list(averages), f"monitors look at '{AVERAGE}'; keep it too")
+    for name in averages:
+        if name in taken or "/" in name:
+            remedy = f"give it a name without / that is none of {', '.join(taken)}"
+            raise ConfigurationError("optimizer.averages", name, remedy)
+        component(config, f"optimizer.averages.{name}")
 
 
 def _latents_can_be(config: DictConfig) -> None:

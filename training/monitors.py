@@ -28,6 +28,7 @@ from evaluation.results import Result, read_results, write_result
 from models.autoencoder import Autoencoder
 from models.latent_diffusion import LatentDiffusion
 from models.samplers import Sampler
+from training.checkpoint_files import AVERAGE
 from training.distributed import Distributed
 from training.progress import Bar
 from training.tasks.autoencoder import AutoencoderTask
@@ -79,7 +80,9 @@ class AutoencoderMonitor:
     def load_ema(self) -> None:
         """Puts the averaged weights into this monitor's own model."""
         prefix = "autoencoder."
-        state = {n.removeprefix(prefix): t for n, t in self.task.engines["model"].gather("ema") if n.startswith(prefix)}
+        state = {
+            n.removeprefix(prefix): t for n, t in self.task.engines["model"].gather(AVERAGE) if n.startswith(prefix)
+        }
         self.model.load_state_dict(state)
 
     @torch.no_grad()
@@ -145,7 +148,7 @@ class DiffusionMonitor:
 
     def load_ema(self) -> None:
         """Puts the averaged weights into this monitor's own model."""
-        for name, tensor in self.task.engine.gather("ema"):
+        for name, tensor in self.task.engine.gather(AVERAGE):
             self.image_model.model.get_parameter(name).copy_(tensor)
 
     def _on_main(self, found: bool) -> bool:

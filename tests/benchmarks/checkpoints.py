@@ -28,7 +28,7 @@ from torch import nn
 from tests.benchmarks.demo import show
 from tests.training.ranks import RankGroup
 from training.checkpoint import Checkpoints
-from training.checkpoint_files import KINDS, MANIFEST, folder_name
+from training.checkpoint_files import MANIFEST, folder_name
 from training.distributed import Distributed
 from training.ema import AdamWithEMA
 from training.engine import Engine
@@ -139,7 +139,7 @@ def build(ranks: Distributed, blocks: int) -> Engine:
     settings = EngineSettings(zero_stage=2, precision="bf16")
     engine = Engine(module, settings, AdamWithEMA(module.parameters(), 1e-4), 1, 1, ranks.world)
     for fragment in engine.fragments():
-        for number, kind in enumerate(KINDS):
+        for number, kind in enumerate(engine.kinds):
             if kind != "param":
                 torch.mul(fragment.tensors["param"], number + 1, out=fragment.tensors[kind])
     return engine
@@ -147,19 +147,19 @@ def build(ranks: Distributed, blocks: int) -> Engine:
 
 def fingerprint(engine: Engine) -> list[float]:
     """A number for each fragment and kind."""
-    return [fragment.tensors[kind].sum().item() for fragment in engine.fragments() for kind in KINDS]
+    return [fragment.tensors[kind].sum().item() for fragment in engine.fragments() for kind in engine.kinds]
 
 
 def forget(engine: Engine) -> None:
     """Overwrites the state, so that a restore has something to do."""
     for fragment in engine.fragments():
-        for kind in KINDS:
+        for kind in engine.kinds:
             fragment.tensors[kind].fill_(1.0)
 
 
 def plain_write(engine: Engine, path: Path) -> None:
     """One process writes as many bytes as both ranks' files have, one after the other, and waits for the disk."""
-    fragments = [fragment.tensors[kind] for fragment in engine.fragments() for kind in KINDS]
+    fragments = [fragment.tensors[kind] for fragment in engine.fragments() for kind in engine.kinds]
     with path.open("wb") as file:
         for _ in range(RANKS):
             for tensor in fragments:

@@ -33,7 +33,8 @@ REQUIRED = 0.10
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
 # Which tensors of a collective are whole: what goes in, or what comes out.
 WHOLE_ARGUMENT = {"allreduce_": 0, "_allgather_base_": 0, "allgather_": 0, "_reduce_scatter_base_": 1}
-NAMES = {"allreduce_": "all_reduce", "_reduce_scatter_base_": "reduce_scatter"}
+# With gloo the engine gathers updated weights by a broadcast of each rank's part.
+NAMES = {"allreduce_": "all_reduce", "_reduce_scatter_base_": "reduce_scatter", "broadcast_": "all_gather"}
 
 
 def settings(channels: int, stage: int) -> list[str]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tests.training.conftest import OnRanks
 from tests.training.test_elastic import build, train
 from training.checkpoint import Checkpoints
-from training.checkpoint_files import DAMAGED, KINDS, MANIFEST, CheckpointError, FileEntry, Reader, folder_name
+from training.checkpoint_files import DAMAGED, MANIFEST, CheckpointError, FileEntry, Reader, folder_name
 from training.checkpoint_share import Share
 from training.distributed import Distributed
 from training.retention import Retention
@@ -170,7 +170,7 @@ def test_a_share_is_what_safetensors_reads(tmp_path: Path, on_ranks: OnRanks) ->
     (file,) = reader.manifest.files
     stored = load_file(tmp_path / folder_name(2) / file)
     parameters = reader.engine("model").parameters
-    assert stored.keys() == {f"model/{kind}/{name}" for kind in KINDS for name in parameters}
+    assert stored.keys() == {f"model/{kind}/{name}" for kind in reader.manifest.kinds for name in parameters}
     for key, values in stored.items():
         _, kind, name = key.split("/")
         assert torch.equal(values, reader.tensor("model", kind, name).flatten())

@@ -14,7 +14,6 @@ from torch import nn
 from data.batch import Batch
 from tests.training.conftest import OnRanks
 from tests.training.runs import train
-from training.checkpoint_files import KINDS
 from training.distributed import Distributed
 from training.ema import AdamWithEMA
 from training.engine import Engine, NonFiniteUpdate
@@ -38,7 +37,7 @@ def loss_of(case: str, output: torch.Tensor) -> torch.Tensor:
 
 def state(engine: Engine) -> torch.Tensor:
     """All that this rank holds, in one tensor."""
-    return torch.cat([fragment.tensors[kind] for fragment in engine.fragments() for kind in KINDS])
+    return torch.cat([fragment.tensors[kind] for fragment in engine.fragments() for kind in engine.kinds])
 
 
 def attempts(ranks: Distributed) -> dict[str, list[Any]]:

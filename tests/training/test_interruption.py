@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from tests.conftest import finish, ldm
-from training.checkpoint_files import KINDS, Reader, complete_checkpoints, load_manifest
+from training.checkpoint_files import Reader, complete_checkpoints, load_manifest
 from training.launch import RANK_MARK
 from training.preemption import STOPPED_STATUS
 
@@ -214,7 +214,7 @@ def assert_same(run: Run, other: Run) -> None:
     assert one.manifest.images_seen == two.manifest.images_seen
     entry = two.engine("model")
     assert one.engine("model").updates == entry.updates == STEPS
-    for kind in KINDS:
+    for kind in one.manifest.kinds:
         for name in entry.parameters:
             assert torch.equal(one.tensor("model", kind, name), two.tensor("model", kind, name)), f"{kind} of {name}"
     name = next(iter(entry.parameters))

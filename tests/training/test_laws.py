@@ -12,7 +12,7 @@ import torch
 from tests.training.conftest import OnRanks
 from tests.training.ranks import Work
 from tests.training.runs import train
-from training.checkpoint_files import KINDS, Reader
+from training.checkpoint_files import Reader
 from training.distributed import Distributed
 
 STAGES = (0, 1, 2, 3)
@@ -117,7 +117,7 @@ def straight_and_interrupted(ranks: Distributed, overrides: list[str], folder: P
     assert a.manifest.extra == b.manifest.extra
     for engine, entry in a.manifest.engines.items():
         assert entry.updates == b.manifest.engines[engine].updates
-        for kind in KINDS:
+        for kind in a.manifest.kinds:
             differences[f"{engine} {kind}"] = torch.stack(
                 [(a.tensor(engine, kind, n) - b.tensor(engine, kind, n)).abs().max() for n in entry.parameters]
             ).max()

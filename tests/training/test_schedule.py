@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 
-from training.ema import decay_after
 from training.schedule import LearningRate
 
 
@@ -27,9 +26,3 @@ def test_cosine_falls_from_base_to_floor() -> None:
 def test_unknown_decay_names_the_choices() -> None:
     with pytest.raises(ValueError, match=r"linear.*constant.*cosine"):
         LearningRate(base=1.0, decay="linear")
-
-
-def test_ema_decay_is_the_published_rule() -> None:
-    assert decay_after(1, 0.9999) == pytest.approx(2 / 11)
-    assert decay_after(10, 0.9999) == pytest.approx(11 / 20)
-    assert decay_after(10**6, 0.9999) == 0.9999

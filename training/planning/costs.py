@@ -5,25 +5,26 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from training.checkpoint_files import KINDS
+from training.checkpoint_files import BASE_KINDS
 
 GROUP_SHARDS = 64  # read side by side (data.order.Order)
 REQUESTS_PER_PREFIX = 5500  # a second, which AWS S3 promises for reading
-CHECKPOINT_BYTES = 4 * len(KINDS)  # of a parameter: fp32 weight, two moments, average
 
 
 @dataclass(frozen=True)
 class Checkpointing:
-    """What checkpoints of `elements` parameters cost, written by `nodes` at once at `rate` bytes a second each."""
+    """What checkpoints of `elements` parameters with so many averages cost when `nodes` write them at once, each `rate`
+    bytes a second."""
 
     elements: int
+    averages: int
     nodes: int
     rate: float
 
     @property
     def size(self) -> float:
         """Bytes of one."""
-        return float(CHECKPOINT_BYTES * self.elements)
+        return float(4 * (len(BASE_KINDS) + self.averages) * self.elements)
 
     @property
     def seconds(self) -> float:

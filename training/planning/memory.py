@@ -48,30 +48,31 @@ class Parts:
 
 @dataclass(frozen=True)
 class Trained:
-    """The parameters that are trained. persistent: elements of those that ZeRO 3 leaves whole."""
+    """The parameters that are trained. persistent: elements of those that ZeRO 3 leaves whole. averages: of each."""
 
     elements: int
     persistent: int
+    averages: int = 1
 
     @classmethod
-    def of(cls, sizes: list[int]) -> Trained:
+    def of(cls, sizes: list[int], averages: int = 1) -> Trained:
         """From the elements of each parameter."""
-        return cls(sum(sizes), sum(size for size in sizes if size <= PERSISTENT_ELEMENTS))
+        return cls(sum(sizes), sum(size for size in sizes if size <= PERSISTENT_ELEMENTS), averages)
 
 
 def state(trained: Trained, settings: EngineSettings, ranks: int) -> Parts:
     """What is there between two steps, gradients as they are when a step begins: nothing of it depends on images.
 
-    A parameter takes w bytes as a weight and w as a gradient, 4 in fp32 or 2, 8 for Adam's moments, 4 for its average
-    and, with ZeRO, 4 for its fp32 weight. ZeRO shards the last three from stage 1 on. The gradient that a rank keeps
-    for the step is its own shard's from stage 1 on, too: those of others are dropped once they are reduced.
+    A parameter takes w bytes as a weight and w as a gradient, 4 in fp32 or 2, 8 for Adam's moments, 4 for each of its
+    averages and, with ZeRO, 4 for its fp32 weight. ZeRO shards the last three from stage 1 on. The gradient that a rank
+    keeps for the step is its own shard's from stage 1 on, too: those of others are dropped once they are reduced.
     """
     width, elements, stage = ELEMENT_BYTES[settings.precision], trained.elements, settings.zero_stage
     if stage == 0:
-        return Parts(width * elements, width * elements, 8 * elements, 4 * elements)
+        return Parts(width * elements, width * elements, 8 * elements, 4 * trained.averages * elements)
     share = elements / ranks
     whole = elements if stage < 3 else share + trained.persistent
-    return Parts(width * whole, width * share, 12 * share, 4 * share)
+    return Parts(width * whole, width * share, 12 * share, 4 * trained.averages * share)
 
 
 def phases(

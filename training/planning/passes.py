@@ -25,11 +25,12 @@ class Counted:
     """One task's work, as functions of the micro-batch.
 
     sizes: elements of every parameter that is trained, by engine and name. frozen: elements that never change, and of
-    the second model that monitors keep.
+    the second model that monitors keep. averages: of the weights, that are kept.
     """
 
     sizes: dict[str, dict[str, int]]
     frozen: int
+    averages: int
     _training: tuple[Pass, Pass]
     _encoding: tuple[Pass, Pass] | None
 
@@ -89,7 +90,9 @@ def count(config: DictConfig) -> Counted:
         return count_training(model, lambda: model(z_t, t, given(batch), condition).float().square().mean())
 
     frozen_elements = sum(p.numel() for part in (first_stage, frozen) for p in part.parameters())
-    return Counted(sizes, frozen_elements + looked_at, (train(1), train(2)), (encode(1), encode(2)))
+    return Counted(
+        sizes, frozen_elements + looked_at, len(config.optimizer.averages), (train(1), train(2)), (encode(1), encode(2))
+    )
 
 
 def images(batch: int, size: int, dtype: torch.dtype) -> Tensor:
@@ -135,7 +138,7 @@ def _count_first_stage(
         return joined(of_model, count_training(discriminator, judge))
 
     kept = sum(p.numel() for part in (discriminator, perceptual) if part is not None for p in part.parameters())
-    return Counted(sizes, looked_at + kept, (train(1), train(2)), None)
+    return Counted(sizes, looked_at + kept, len(config.optimizer.averages), (train(1), train(2)), None)
 
 
 def joined(first: Pass, second: Pass) -> Pass:

@@ -78,7 +78,7 @@ def make_plan(config: DictConfig, cluster: Cluster) -> Plan:
     ]
     fitting = [c for c in choices if c.stage == settings.zero_stage and room.holds(c.parts)]
     chosen = max(fitting, key=lambda c: c.micro_batch, default=None)
-    checkpointing = Checkpointing(counted.elements, cluster.nodes, assume.write_bytes_per_second)
+    checkpointing = Checkpointing(counted.elements, counted.averages, cluster.nodes, assume.write_bytes_per_second)
     if chosen is None:
         return Plan(config, cluster, counted, room, batch, choices, None, None, [], [], [], checkpointing, None)
     clock = Clock(config, counted, settings)
@@ -124,7 +124,9 @@ class Clock:
         self.counted = counted
         self.settings = settings
         self.utilisation = config.assume.utilisation
-        self.trained = Trained.of([size for sizes in counted.sizes.values() for size in sizes.values()])
+        self.trained = Trained.of(
+            [size for sizes in counted.sizes.values() for size in sizes.values()], counted.averages
+        )
 
     def seconds(self, cluster: Cluster, micro_batch: int) -> tuple[float, float]:
         """Computing of one micro-batch: everything, and the passes of what is trained alone."""
