@@ -69,16 +69,16 @@ def follow_perceived(drawing: Drawing, image: str, weights: str, scale: float) -
 
 
 def follow_classifier(
-    drawing: Drawing, run: str, weights: str, labels: Sequence[int] | int | None, scale: float
+    drawing: Drawing, run: str, model_weights: str, labels: Sequence[int] | int | None, scale: float
 ) -> Guide:
     """Towards a class (Dhariwal & Nichol 2021, Algorithm 2; at scale 10 LDM-8-G).
 
-    run: folder of a run of task noisy_classifier. weights: "ema", its moving average, or as of `load_run`. labels:
+    run: folder of a run of task noisy_classifier. model_weights: its average "ema", or as of `load_run`. labels:
     one for all images, or one for each equal share of them in turn; None: the images' own input `label`. Raises
     EvaluationError where the run isn't a classifier of the same noisy latents, and for labels that don't fit.
     """
     image_model = drawing.source.image_model
-    found = load_classifier(Path(run), image_model.device, weights)
+    found = load_classifier(Path(run), image_model.device, model_weights)
     _check_same_latents(drawing.source, found, run)
     latent_side = drawing.size // image_model.first_stage.autoencoder.downsampling
     if latent_side % found.model.stride:

@@ -19,8 +19,8 @@ from models.prediction import PREDICTIONS
 def load_source(config: DictConfig, device: torch.device | str) -> LoadedModel:
     """The model that config.run, or config["from"] with config.like, names, in evaluation mode.
 
-    config.weights: which of its weights, as of `load_run`; a folder of diffusers has one kind. Raises EvaluationError
-    when both or neither are given, and when what is there can't be read.
+    config.model_weights: which of them, as of `load_run`; a folder of diffusers has one kind. Raises EvaluationError when
+    both or neither are given, and when what is there can't be read.
     """
     run, given = config.run, config["from"]
     if (run is None) == (given is None):
@@ -28,7 +28,7 @@ def load_source(config: DictConfig, device: torch.device | str) -> LoadedModel:
             f"run={run}, from={given}: give one: run=FOLDER, from=FOLDER of diffusers, or from=FILE like=EXPERIMENT"
         )
     if run is not None:
-        return load_run(Path(run), device, config.weights)
+        return load_run(Path(run), device, config.model_weights)
     path = Path(given)
     if not path.exists():
         raise EvaluationError(f"from={given}: there is no such folder or file")
@@ -37,7 +37,7 @@ def load_source(config: DictConfig, device: torch.device | str) -> LoadedModel:
             return _from_diffusers(path, device)
         if config.like is None:
             raise EvaluationError(f"from={given}: name the experiment whose model the file holds with like=EXPERIMENT")
-        return read_published(path, config.like, config.weights, device)
+        return read_published(path, config.like, config.model_weights, device)
     except (ValueError, DataError) as error:
         raise EvaluationError(f"{source_of(config)}: {error}") from error
 

@@ -95,7 +95,7 @@ class Checkpoints:
 
         def complete(written: list[_Written]) -> None:
             before_it_counts()
-            manifest = _assemble(written, shapes, kinds, updates, step, images_seen, extra)
+            manifest = _assemble(written, shapes, updates, step, images_seen, extra, kinds)
             _write_atomically(target / MANIFEST, manifest.to_json())
             self.retention.apply(target)
 
@@ -222,11 +222,11 @@ def _load(engine: Engine, reader: Reader, name: str) -> None:
 def _assemble(
     written: list[_Written],
     shapes: dict[str, dict[str, list[int]]],
-    kinds: list[str],
     updates: dict[str, int],
     step: int,
     images_seen: int,
     extra: dict[str, Any],
+    kinds: list[str],
 ) -> Manifest:
     entries = {}
     for name, of_engine in shapes.items():
@@ -236,7 +236,7 @@ def _assemble(
                 parameters[parameter].fragments.append(Fragment(file, start, stop))
         entries[name] = EngineEntry(updates[name], parameters)
     files = {file: entry for file, entry, _ in written}
-    return Manifest(step, images_seen, len(written), entries, files, kinds, extra)
+    return Manifest(step, images_seen, len(written), entries, files, extra, kinds)
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -81,8 +81,8 @@ class Manifest:
     world: int
     engines: dict[str, EngineEntry]
     files: dict[str, FileEntry]
-    kinds: list[str] = field(default_factory=lambda: [*BASE_KINDS, AVERAGE])
     extra: dict[str, Any] = field(default_factory=dict)
+    kinds: list[str] = field(default_factory=lambda: [*BASE_KINDS, AVERAGE])
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -110,7 +110,7 @@ class Manifest:
         }
         files = {name: FileEntry(**entry) for name, entry in raw["files"].items()}
         kinds = raw["kinds"] if raw["format"] > 2 else [*BASE_KINDS, AVERAGE]
-        return Manifest(raw["step"], raw["images_seen"], raw["world"], engines, files, kinds, raw["extra"])
+        return Manifest(raw["step"], raw["images_seen"], raw["world"], engines, files, raw["extra"], kinds)
 
 
 def _sha256_of_content(content: dict[str, Any]) -> str:

@@ -68,7 +68,9 @@ def opened(kinds: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactor
     @cache
     def made(kind: str) -> tuple[LoadedRun, Path]:
         # The last step's weights, twice the average's in this run: by these, words show.
-        folder = export_to(tmp_path_factory.mktemp("export") / "pipeline", kinds(kind), "diffusers", "weights=raw")
+        folder = export_to(
+            tmp_path_factory.mktemp("export") / "pipeline", kinds(kind), "diffusers", "model_weights=raw"
+        )
         return load_run(kinds(kind), "cpu", "raw"), folder
 
     return made
@@ -195,7 +197,7 @@ def check_same(parts: PipelineParts, loaded: LoadedRun) -> None:
 
 
 def test_a_file_under_published_names_is_read_back_bit_for_bit(pipeline_run: Path, tmp_path: Path) -> None:
-    for weights, arguments in (("ema", []), ("raw", ["weights=raw"])):
+    for weights, arguments in (("ema", []), ("raw", ["model_weights=raw"])):
         loaded = load_run(pipeline_run, "cpu", weights)
         output = export_to(tmp_path / weights, pipeline_run, "safetensors", *arguments)
         checkpoint = compvis.load(output / "model.safetensors")

@@ -141,7 +141,6 @@ def test_metrics_are_built_of_their_settings(projection: Network) -> None:
         ("spacing", "even"),
         ("sampler", "euler"),
         ("eta", -0.5),
-        ("weights", "best"),
         ("reference", "none"),
         ("picture_file", "gif"),
         ("draws", "grids"),

@@ -53,7 +53,7 @@ def same(a: Image.Image, b: Image.Image) -> bool:
 @pytest.fixture(scope="module")
 def drawn(kinds: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Image.Image]:
     """What each kind of run draws with the weights of its last step."""
-    return cache(lambda kind: picture(kind, tmp_path_factory.mktemp("run"), f"run={kinds(kind)}", "weights=raw"))
+    return cache(lambda kind: picture(kind, tmp_path_factory.mktemp("run"), f"run={kinds(kind)}", "model_weights=raw"))
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_folder_of_diffusers_draws_the_same(
     kind: str, kinds: Callable[[str], Path], drawn: Callable[[str], Image.Image], tmp_path: Path
 ) -> None:
     folder = tmp_path / "folder"
-    run("export", f"run={kinds(kind)}", "format=diffusers", "weights=raw", f"output={folder}")
+    run("export", f"run={kinds(kind)}", "format=diffusers", "model_weights=raw", f"output={folder}")
     assert same(picture(kind, tmp_path, f"from={folder}"), drawn(kind))
 
 
@@ -86,7 +86,7 @@ def test_a_published_file_draws_the_same(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "file"
-    run("export", f"run={kinds(kind)}", "format=safetensors", "weights=raw", f"output={folder}")
+    run("export", f"run={kinds(kind)}", "format=safetensors", "model_weights=raw", f"output={folder}")
     assert same(picture(kind, tmp_path, f"from={folder / 'model.safetensors'}", tiny(kind)), drawn(kind))
 
 
@@ -94,7 +94,7 @@ def test_a_checkpoint_of_a_run_draws_the_same(
     kinds: Callable[[str], Path], drawn: Callable[[str], Image.Image], tmp_path: Path
 ) -> None:
     [checkpoint] = (kinds("captions") / "checkpoints").iterdir()
-    assert same(picture("captions", tmp_path, f"run={checkpoint}", "weights=raw"), drawn("captions"))
+    assert same(picture("captions", tmp_path, f"run={checkpoint}", "model_weights=raw"), drawn("captions"))
 
 
 def test_one_format_becomes_the_other_bit_for_bit(
@@ -114,7 +114,7 @@ def test_a_ckpt_has_the_average_and_the_last_step(
     kinds: Callable[[str], Path], drawn: Callable[[str], Image.Image], tiny: Callable[[str], str], tmp_path: Path
 ) -> None:
     folder, file = tmp_path / "file", tmp_path / "model.ckpt"
-    run("export", f"run={kinds('unconditional')}", "format=safetensors", "weights=raw", f"output={folder}")
+    run("export", f"run={kinds('unconditional')}", "format=safetensors", "model_weights=raw", f"output={folder}")
     weights = load_file(folder / "model.safetensors")
     average = {
         "model_ema." + name.removeprefix("model.").replace(".", ""): value / 2
@@ -123,7 +123,7 @@ def test_a_ckpt_has_the_average_and_the_last_step(
     }
     torch.save({"state_dict": {**weights, **average}}, file)
     like = tiny("unconditional")
-    assert same(picture("unconditional", tmp_path, f"from={file}", like, "weights=raw"), drawn("unconditional"))
+    assert same(picture("unconditional", tmp_path, f"from={file}", like, "model_weights=raw"), drawn("unconditional"))
     ours = picture("unconditional", tmp_path, f"run={kinds('unconditional')}")
     assert same(picture("unconditional", tmp_path, f"from={file}", like), ours)
     assert not same(ours, drawn("unconditional"))
