@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 OVERRIDES ?=
 FIRST_STAGE ?= committed
 FIRST_STAGE_OVERRIDES ?=
+WORKERS ?= 2
+SIDE_BY_SIDE = --numprocesses=$(WORKERS) --dist=loadgroup --no-loadscope-reorder
 
 .PHONY: train test test-slow lint format benchmarks clean
 
@@ -20,7 +22,7 @@ train: $(READY)
 endif
 
 test: $(READY)
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(TESTS)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest --slow -m slow $(TESTS)

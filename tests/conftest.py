@@ -21,6 +21,8 @@ from evaluation.first_stage import save_first_stage
 from models.autoencoder import AutoencoderKL
 
 PROJECT = Path(__file__).resolve().parents[1]
+FIRST = ("slurm", "training")
+"""Folders whose files of tests take longest."""
 COLOURS = {"red": (220, 30, 40), "green": (30, 160, 60), "blue": (40, 70, 210), "yellow": (240, 220, 60)}
 
 
@@ -56,10 +58,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--slow"):
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+    """Leaves slow tests out unless asked for, and says what tests running side by side have in common.
+
+    A file's tests stay together, as they share what is dear to make, and those on Slurm, whose daemons are on the
+    machine once. The longest files come first, or one worker would end long after the other.
+    """
+    for item in items:
+        if "slow" in item.keywords and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+        folder = item.path.parent
+        item.add_marker(pytest.mark.xdist_group(folder.name if folder.name == "slurm" else str(item.path)))
+    items.sort(key=lambda item: FIRST.index(item.path.parent.name) if item.path.parent.name in FIRST else len(FIRST))
 
 
 @pytest.fixture(scope="session")
