@@ -19,7 +19,7 @@ from models.prediction import PREDICTIONS
 def load_source(config: DictConfig, device: torch.device | str) -> LoadedModel:
     """The model that config.run, or config["from"] with config.like, names, in evaluation mode.
 
-    config.model_weights: which of them, as of `load_run`; a folder of diffusers has one kind. Raises EvaluationError when
+    config.model_weights: which of them, as of `load_run`; a folder of diffusers has one. Raises EvaluationError when
     both or neither are given, and when what is there can't be read.
     """
     run, given = config.run, config["from"]
