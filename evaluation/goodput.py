@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from training.starts import FAILED, KILLED, Start
+from training.starts import FAILED, KILLED, Start, read_starts
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,20 @@ def goodput(starts: Sequence[Start], rows: Iterable[Mapping[str, float]], now: f
         restarts=len(starts) - 1,
         lost_steps=lost_steps,
     )
+
+
+def account(run_folder: Path) -> Goodput:
+    """Where the time of a run went until now, or until it ended."""
+    return goodput(read_starts(run_folder), _rows(run_folder / "metrics.jsonl"), time.time())
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, float]]:
+    if not path.exists():
+        return
+    with path.open() as file:
+        for line in file:
+            with contextlib.suppress(ValueError):  # a torn one
+                yield json.loads(line)
 
 
 def in_words(found: Goodput) -> str:

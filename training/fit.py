@@ -18,7 +18,7 @@ from data.batch import Batch
 from data.loader import Loader
 from data.stream import Storage
 from evaluation.first_stage import save_first_stage
-from evaluation.goodput import in_words
+from evaluation.goodput import account, in_words
 from evaluation.protocol import Protocol
 from evaluation.report import write_report
 from evaluation.weights import WeightsError
@@ -30,7 +30,7 @@ from training.classifier_monitor import NoisyClassifierMonitor
 from training.compose import CONFIG_FOLDER
 from training.dataset import held_out_samples, note_data, training_sources
 from training.distributed import Distributed
-from training.goodput import GoodputMeter, account
+from training.goodput import GoodputMeter
 from training.loop import Monitor, TrainState, fit
 from training.monitors import AutoencoderMonitor, DiffusionMonitor
 from training.preemption import StopRequest

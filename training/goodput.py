@@ -1,14 +1,11 @@
-"""Goodput of a run while it runs: metrics of each row, and a summary in the end."""
+"""Goodput of a run while it runs."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from evaluation.goodput import Goodput, goodput
-from training.starts import read_starts
+from evaluation.goodput import account, goodput
 
 
 class GoodputMeter:
@@ -18,7 +15,6 @@ class GoodputMeter:
     """
 
     def __init__(self, folder: Path, is_main: bool) -> None:
-        self.folder = folder
         before = account(folder) if is_main else goodput([], [], time.time())
         self._first = time.time() - before.wall
         self._productive = before.productive
@@ -28,19 +24,3 @@ class GoodputMeter:
         """Counts a step, and returns `run/goodput`, `run/restarts` and `run/lost_steps` up to it."""
         self._productive += step_seconds - wait_seconds
         return {"run/goodput": self._productive / max(1e-9, time.time() - self._first), **self._told}
-
-
-def account(folder: Path) -> Goodput:
-    """Where the time of the run in `folder` went until now."""
-    return goodput(read_starts(folder), _rows(folder / "metrics.jsonl"), time.time())
-
-
-def _rows(path: Path) -> Iterator[Mapping[str, float]]:
-    if not path.exists():
-        return
-    with path.open() as file:
-        for line in file:
-            try:
-                yield json.loads(line)
-            except ValueError:  # torn
-                continue

@@ -68,11 +68,10 @@ def test_a_rank_leaves_its_error_and_prints_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv(launch.RANK_MARK, "1")
     monkeypatch.setenv(launch.ERROR_FILE, str(tmp_path / "rank1.json"))
-    with (
-        pytest.raises(SystemExit) as ended,
-        launch.errors_for_launcher(lambda e: 2 if isinstance(e, DataError) else None),
-    ):
+    statuses = {DataError: 2}
+    with pytest.raises(SystemExit) as ended, launch.errors_for_launcher(lambda e: statuses.get(type(e))):
         raise error
     assert ended.value.code == status
     assert capsys.readouterr() == ("", "")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -72,20 +70,6 @@ def test_errors_are_one_line_without_secrets(monkeypatch: pytest.MonkeyPatch) ->
     traceback = "rank 1: Traceback (most recent call last):\n  File x\nKeyError: 'opensesame s3://me:pass@host/x'\n"
     assert starts.one_line(traceback) == "KeyError: '*** s3://***@host/x'"
     assert starts.one_line("error: first\nsecond") == "error: first"
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of a megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_leaves_the_record_as_it_was(small_disk: Path) -> None:
