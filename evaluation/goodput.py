@@ -61,11 +61,15 @@ def goodput(starts: Sequence[Start], rows: Iterable[Mapping[str, float]], now: f
 
     starts: in order. rows: the lines of metrics.jsonl, each step once. A row of a step has `time`, when the step was
     made, and `speed/step_seconds`; also what it waited for, `data/wait_seconds`, and what came after it,
-    `checkpoint/stall_seconds` and `eval/seconds`, where there was any.
+    `checkpoint/stall_seconds` and `eval/seconds`, where there was any. Rows of before the first start are left out: of
+    what happened then nothing else is known.
     """
+    recorded_from = starts[0].time if starts else 0.0
     productive = waited = stalled = evaluated = 0.0
     times: list[float] = []  # when each step was over, with what came after it
     for row in rows:
+        if row.get("time", recorded_from) < recorded_from:
+            continue
         wait = row.get("data/wait_seconds", 0.0)
         stall, look = row.get("checkpoint/stall_seconds", 0.0), row.get("eval/seconds", 0.0)
         productive += row.get("speed/step_seconds", wait) - wait

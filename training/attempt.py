@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from training import starts
 from training.crash_loop import refuse_crash_loop
 from training.errors import ConfigurationError
-from training.failures import cause, leave
+from training.failures import cause, clear, leave
 from training.starts import FAILED, START_VARIABLE, STOPPED, Start
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ def attempt(config: DictConfig, step: int, nodes: Sequence[str], ranks: int) -> 
         found = complete_record(folder)
         refuse_crash_loop(found, folder, job, settings_digest(config), step, config.run.max_failures)
         start = starts.begin(folder, job, list(nodes), ranks, settings_digest(config), step)
+        clear(folder, start.number)
     except OSError as error:
         reason = f"{starts.STARTS} can't be written there ({error.strerror}); free space, or choose another folder"
         raise ConfigurationError("run.folder", folder, reason) from None

@@ -30,6 +30,12 @@ def leave(folder: Path, start: int, rank: int | None, text: str) -> None:
     partial.replace(path)
 
 
+def clear(folder: Path, start: int) -> None:
+    """Removes what a start of the same number left, in a run whose record was removed. Raises OSError."""
+    for path in (folder / FAILURES).glob(f"start-{start:05d}*.txt"):
+        path.unlink()
+
+
 def ranks_that_left(folder: Path, start: int) -> list[int]:
     """Those that left something, the first to do so first."""
     found = []

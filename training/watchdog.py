@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 HUNG_STATUS = 124
 """Exit status of `ldm train` when no step was finished for too long, as of timeout(1). The same command goes on."""
 SLOW_STEP = 3.0
-"""A first step, and one after a look or a save, may take so many times as long: memory, caches and peers are cold."""
+"""The first step may take so many times as long, as memory, caches and peers are cold; so may one after a long pause."""
 OTHERS_SECONDS = 20.0
 """For the other ranks to notice, at most."""
 LAST_WORD_SECONDS = 2.0
@@ -42,8 +42,9 @@ class Watchdog:
     folder, start: of the run, and the number of its start. rank, world: this process's. samples: tells of the samples
     that this rank reads for a step, and where they lie.
 
-    Time doesn't count while it is `paused`, nor while this process was stopped (SIGSTOP, a suspended job). A thread
-    that never gives Python's lock back stops this one too; it is known then by the word that it doesn't leave.
+    Time doesn't count while it is `paused`, nor while this process was stopped (SIGSTOP, a suspended job). After a pause
+    a step may take longer by as much, for other ranks may have been busy for longer. A thread that never gives Python's
+    lock back stops this one too; it is known then by the word that it doesn't leave.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Watchdog:
         self._main = threading.main_thread()
 
     def __enter__(self) -> Watchdog:
-        self._wait_longer()
+        self._allow(SLOW_STEP * (self.seconds or 0.0))
         if self.seconds is not None:
             threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
         return self
@@ -76,22 +77,24 @@ class Watchdog:
     def finished(self, step: int) -> None:
         """That all ranks have made this step."""
         self._step = step
-        self._last = time.monotonic()
-        self._deadline = self._last + (self.seconds or 0.0)
+        self._allow(self.seconds or 0.0)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """For work that is no step and may take its time."""
+        began = time.monotonic()
         self._pauses += 1
         try:
             yield
         finally:
-            self._wait_longer()
+            seconds = self.seconds or 0.0
+            self._allow(min(seconds + time.monotonic() - began, SLOW_STEP * seconds))
             self._pauses -= 1
 
-    def _wait_longer(self) -> None:
+    def _allow(self, seconds: float) -> None:
+        """From now on, until the next step is finished."""
         self._last = time.monotonic()
-        self._deadline = self._last + SLOW_STEP * (self.seconds or 0.0)
+        self._deadline = self._last + seconds
 
     def _watch(self) -> None:
         assert self.seconds is not None

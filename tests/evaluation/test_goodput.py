@@ -68,3 +68,9 @@ def test_a_start_whose_steps_are_all_lost() -> None:
     starts = [start(0.0, 0, 4.0, 20.0, KILLED, 9), start(20.0, 0, 24.0, 34.0, FINISHED, 1)]
     found = goodput(starts, [row(1, 34.0, 10.0)], now=99.0)
     assert (found.lost_work, found.lost_steps, found.productive) == (16.0, 9, 10.0)
+
+
+def test_steps_of_before_the_record_are_left_out() -> None:
+    old, new = row(1, 50.0, 10.0), row(2, 120.0, 10.0)
+    found = goodput([start(100.0, 1, 110.0, 120.0, FINISHED, 2)], [old, new], now=999.0)
+    assert (found.wall, found.productive, found.fraction) == (20.0, 10.0, 0.5)
