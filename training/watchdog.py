@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 HUNG_STATUS = 124
 """Exit status of `ldm train` when no step was finished for too long, as of timeout(1). The same command goes on."""
 SLOW_STEP = 3.0
-"""The first step may take so many times as long, as memory, caches and peers are cold; so may one after a long pause."""
+"""A first step may take so many times as long, as memory, caches and peers are cold; so may one after a long pause."""
 OTHERS_SECONDS = 20.0
 """For the other ranks to notice, at most."""
 LAST_WORD_SECONDS = 2.0
@@ -42,9 +42,9 @@ class Watchdog:
     folder, start: of the run, and the number of its start. rank, world: this process's. samples: tells of the samples
     that this rank reads for a step, and where they lie.
 
-    Time doesn't count while it is `paused`, nor while this process was stopped (SIGSTOP, a suspended job). After a pause
-    a step may take longer by as much, for other ranks may have been busy for longer. A thread that never gives Python's
-    lock back stops this one too; it is known then by the word that it doesn't leave.
+    Time doesn't count while it is `paused`, nor while this process was stopped (SIGSTOP, a suspended job). After a
+    pause a step may take longer by as much, for other ranks may have been busy for longer. A thread that never gives
+    Python's lock back stops this one too; it is known then by the word that it doesn't leave.
     """
 
     def __init__(
