@@ -18,7 +18,7 @@ from training.checkpoint_files import complete_checkpoints, step_of
 from training.starts import FAILED, FINISHED, KILLED, STOPPED, Start, read_starts
 
 pytestmark = pytest.mark.slow
-STEPS, EVERY = 100, 10
+STEPS, EVERY = 40, 5
 START_SECONDS = 240.0
 """For the queue, imports and first steps, on a busy machine."""
 
@@ -138,12 +138,12 @@ def test_a_hung_collective(
 def test_a_crash_loop_ends(three_nodes: Cluster, tiny_diffusion: list[str], tmp_path: Path) -> None:
     run = Run(three_nodes, tiny_diffusion, tmp_path / "run")
     (run.folder / "checkpoints").mkdir(parents=True)
-    (run.folder / "checkpoints" / "step-00000020").write_text("no checkpoint can be written here")
+    (run.folder / "checkpoints" / "step-00000010").write_text("no checkpoint can be written here")
     ended = run.ended(run.submit("run.max_failures=2"), "FAILED")
     assert (ended["Restarts"], ended["ExitCode"]) == ("3", "2:0")
     starts = run.starts()
     assert [start.step for start in starts] == [0, EVERY, EVERY], "the first one got on: it doesn't count"
-    assert all(start.error is not None and "step-00000020 could not be written" in start.error for start in starts)
+    assert all(start.error is not None and "step-00000010 could not be written" in start.error for start in starts)
     assert "run.max_failures=2" in run.log.read_text()
 
 
