@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from training import starts
 from training.crash_loop import refuse_crash_loop
 from training.errors import ConfigurationError
-from training.failures import cause, clear, leave
+from training.failures import cause, clear, last_word, leave
 from training.starts import FAILED, START_VARIABLE, STOPPED, Start
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def complete_record(folder: Path) -> list[Start]:
     """The run's starts, none of which lives: those that couldn't tell their end have got one. Raises OSError."""
     for start in starts.read_starts(folder):
         if start.end is None:
-            starts.note_killed(folder, start.number, *cause(folder, start))
+            starts.note_killed(folder, start.number, *cause(folder, start), last_word(folder, start.number))
     return starts.read_starts(folder)
 
 

@@ -45,6 +45,11 @@ def ranks_that_left(folder: Path, start: int) -> list[int]:
     return [rank for _, rank in sorted(found)]
 
 
+def last_word(folder: Path, start: int) -> float:
+    """When something was left last, in seconds since 1970; 0 where nothing was."""
+    return max((path.stat().st_mtime for path in (folder / FAILURES).glob(f"start-{start:05d}*.txt")), default=0.0)
+
+
 def cause(folder: Path, start: Start) -> tuple[str, str | None]:
     """How a start ended that could not tell itself, and its error: what one rank left for all, or the first of them.
 

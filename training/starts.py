@@ -86,9 +86,10 @@ def note_end(folder: Path, number: int, end: str, error: str | None) -> None:
     _complete(folder, number, end, error, last_step, time.time())
 
 
-def note_killed(folder: Path, number: int, end: str, error: str | None) -> None:
-    """How a start ended that could not tell, at its last sign of life. Raises OSError."""
-    _complete(folder, number, end, error, *last_row(folder))
+def note_killed(folder: Path, number: int, end: str, error: str | None, ended: float) -> None:
+    """How a start ended that couldn't tell: with its last row of metrics, or at `ended`, if later. Raises OSError."""
+    last_step, last_time = last_row(folder)
+    _complete(folder, number, end, error, last_step, max(last_time, ended))
 
 
 def last_row(folder: Path) -> tuple[int, float]:
@@ -113,7 +114,7 @@ def one_line(text: str) -> str:
     for name, value in os.environ.items():
         if SECRET.search(name) and len(value) >= 6:
             line = line.replace(value, "***")
-    return USER_IN_URL.sub("://***@", line)[:LONGEST_ERROR]
+    return USER_IN_URL.sub("://***@", line.removeprefix("error: "))[:LONGEST_ERROR]
 
 
 def submission_time(job: str | None) -> float | None:

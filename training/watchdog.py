@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 
+import psutil
+
 from training.failures import FAILURES, leave, path_of, ranks_that_left
 from training.launch import tell_launcher
 
@@ -135,6 +137,9 @@ class Watchdog:
         else:
             time.sleep(LAST_WORD_SECONDS)
             tell_launcher(f"rank {self.rank} hangs {place}", HUNG_STATUS)
+        for child in psutil.Process().children(recursive=True):  # a data worker that hangs would outlive this process
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
         os._exit(HUNG_STATUS)
 
     def _speak(self, seconds: float) -> None:

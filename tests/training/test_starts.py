@@ -9,7 +9,7 @@ import pytest
 
 from training import starts
 from training.attempt import complete_record
-from training.failures import leave
+from training.failures import leave, path_of
 from training.starts import FAILED, FINISHED, KILLED, STARTS, read_starts
 
 
@@ -46,6 +46,7 @@ def test_what_its_ranks_left_says_how_it_ended(tmp_path: Path) -> None:
     leave(tmp_path, 1, 1, "ValueError: no such thing\n\nTraceback ...")
     [start] = complete_record(tmp_path)
     assert (start.end, start.error) == (FAILED, "ValueError: no such thing")
+    assert start.ended == path_of(tmp_path, 1, 1).stat().st_mtime, "not when the last step was made"
     begin(tmp_path)
     leave(tmp_path, 2, 0, "RuntimeError: [gloo] Connection closed by peer [10.0.0.2]:3333")
     assert complete_record(tmp_path)[1].end == KILLED
@@ -69,7 +70,7 @@ def test_errors_are_one_line_without_secrets(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "opensesame")
     traceback = "rank 1: Traceback (most recent call last):\n  File x\nKeyError: 'opensesame s3://me:pass@host/x'\n"
     assert starts.one_line(traceback) == "KeyError: '*** s3://***@host/x'"
-    assert starts.one_line("error: first\nsecond") == "error: first"
+    assert starts.one_line("error: first\nsecond") == "first"
 
 
 def test_a_full_disk_leaves_the_record_as_it_was(small_disk: Path) -> None:
