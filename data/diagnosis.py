@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from data.errors import DataError, NotFound
+from data.errors import DataError, NotFound, StoreUnavailable
 
 REFUSED = {
     "AccessDenied",
@@ -62,7 +62,7 @@ def remedy(url: str, endpoint_url: str | None, profile: str | None, anonymous: b
         return DataError(
             f"{url} cannot be used: {error.__cause__}. Check the URL's protocol, and the endpoint URL ({endpoint})"
         )
-    return DataError(
+    return StoreUnavailable(
         f"the store at {endpoint} cannot be reached for {url}: {error.__cause__}. Check the endpoint URL, "
         "and that the store is up and reachable from this machine"
     )

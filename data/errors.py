@@ -10,3 +10,7 @@ class DataError(Exception):
 
 class NotFound(DataError):
     """The store answered, and there is no such object, bucket or file."""
+
+
+class StoreUnavailable(DataError):
+    """The store can't be reached, or fails for longer than it was asked again: it may be there later."""

@@ -1,5 +1,6 @@
 """The endless stream of a rank's micro-batches; it can start at any step."""
 
+import itertools
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -119,6 +120,14 @@ class Loader:
             if mark:
                 metrics[f"data/samples{mark}"] = seen
         return metrics
+
+    def whereabouts(self, step: int) -> str:
+        """In words, the samples that this rank reads for an optimizer step, and the objects that they lie in."""
+        numbers = list(itertools.chain(*itertools.islice(self.numbers(step), self.accumulation)))
+        urls: dict[str, list[int]] = {}
+        for number in numbers:
+            urls.setdefault(self.mixture.sample(number)[1], []).append(number)
+        return "samples are " + "; ".join(f"{', '.join(map(str, of))} in {url}" for url, of in urls.items())
 
     def step(self, number: int) -> Batch:
         """The whole global batch of optimizer step `number`, the same on every rank."""

@@ -16,7 +16,7 @@ from data.atomic import write_atomically
 from data.blocks import BlockCache, runs_of
 from data.diagnosis import MISSING, REFUSED, ask, kinds, remedy
 from data.disk_cache import DiskCache
-from data.errors import DataError, NotFound
+from data.errors import DataError, NotFound, StoreUnavailable
 from data.filesystems import open_filesystem
 from data.offsets import RangeFile
 from data.patterns import expand
@@ -303,7 +303,7 @@ class Storage:
                 pause *= random.uniform(0.5, 1.5)  # keeps many readers from asking again at the same moment
                 spent = time.monotonic() - began
                 if spent + pause > self.patience_seconds:
-                    raise DataError(
+                    raise StoreUnavailable(
                         f"{url}: {type(error).__name__}: {error}; gave up after {attempt} attempts in {spent:.1f} s. "
                         "Check that the store is up, then run again"
                     ) from error

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from evaluation.gallery import Gallery, StepSamples
+from evaluation.goodput import Goodput, account
 from evaluation.numbers import duration, number, percent, whole
 from evaluation.report_charts import chart_sections
 from evaluation.results import Result
@@ -57,6 +58,7 @@ def write_report(run_folder: Path) -> Path:
         steps_found=len(run.samples),
         steps_lead=_steps_lead(run),
         chart_sections=chart_sections(run, comparable),
+        spent=_time_spent(account(run_folder)),
         bad=bad,
         bad_total=whole(sum(series.counted for series in run.matching("data/bad/").values())),
         images_seen=whole(run.images_seen),
@@ -240,6 +242,16 @@ def _bad_samples(run: RunRecord) -> list[dict[str, Any]]:
     return [
         {"reason": reason.replace("_", " "), "count": whole(count), "percent": f"{100 * count / most:.1f}"}
         for reason, count in sorted(counts.items(), key=lambda item: -item[1])
+    ]
+
+
+def _time_spent(found: Goodput) -> list[dict[str, str]]:
+    """What the run's time went to, the most first; nothing where its starts weren't recorded."""
+    parts = sorted(found.parts.items(), key=lambda part: -part[1])
+    return [
+        {"name": name, "time": duration(seconds), "share": percent(seconds / found.wall)}
+        for name, seconds in parts
+        if found.wall > 0 and seconds > 0
     ]
 
 

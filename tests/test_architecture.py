@@ -10,7 +10,7 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 PACKAGES = ("training", "data", "models", "evaluation", "slurm")
-LEAVES = {"training.distributed", "training.checkpoint_files", "training.compose"}
+LEAVES = {"training.distributed", "training.checkpoint_files", "training.compose", "training.starts"}
 """Modules of training that import nothing else of this project, and that evaluation may use."""
 ALLOWED = {
     "models": {"models"},

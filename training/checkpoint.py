@@ -22,6 +22,7 @@ from training.checkpoint_files import (
     DAMAGED,
     MANIFEST,
     CheckpointError,
+    CheckpointNotWritten,
     EngineEntry,
     FileEntry,
     Fragment,
@@ -176,7 +177,12 @@ class Checkpoints:
             error = f"rank {self.ranks.rank}: {type(failure).__name__}: {failure}"
         everyone = self.ranks.gather_objects((error, result if gathered else None))
         if errors := [error for error, _ in everyone if error]:
-            raise CheckpointError(f"checkpoint {target} could not be written: {'; '.join(errors)}")
+            if self.ranks.is_main and not (target / MANIFEST).exists():
+                shutil.rmtree(target, ignore_errors=True)  # a full disk needs room for the record of what happened
+            raise CheckpointNotWritten(
+                f"checkpoint {target} could not be written: {'; '.join(errors)}. Those before it stay; see that "
+                f"{self.folder} can be written to and has room, then run again"
+            )
         return [result for _, result in everyone] if gathered else result
 
 

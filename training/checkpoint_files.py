@@ -36,6 +36,10 @@ class CheckpointError(Exception):
     """A checkpoint is missing, torn, altered, or belongs to another model; the message says which and what to do."""
 
 
+class CheckpointNotWritten(CheckpointError):
+    """A checkpoint can't be written, as to a full disk; those before it stay."""
+
+
 @dataclass(frozen=True)
 class Fragment:
     """The interval [start, stop) of a flattened parameter, in file `file` under each kind of its manifest."""

@@ -39,6 +39,7 @@ WHOLE_NUMBERS = {
     **dict.fromkeys(("monitor.every", "monitor.sampler_steps", "monitor.final_sampler_steps", "monitor.pictures"), 1),
     **dict.fromkeys(("run.seed", "data.workers", "learning_rate.warmup_steps"), 0),
     "task.adversary_start": 0,
+    "run.max_failures": 1,
 }
 """Settings that are whole numbers, and the least that each may be."""
 WHOLE_OR_NULL = ("checkpoint.keep_every",)
@@ -92,6 +93,7 @@ def check_settings(config: DictConfig, world: int) -> None:
     if side is not None and (not isinstance(side, int) or isinstance(side, bool) or side < size):
         remedy = f"it must be a whole number of at least data.image_size={size}, or null"
         raise ConfigurationError("data.scaled_side", side, remedy)
+    _watchdog_is_patient(config)
     _latents_can_be(config)
     betas = list(config.optimizer.betas)
     if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
@@ -157,6 +159,16 @@ def _whole_number(key: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         or_null = ", or null" if key in WHOLE_OR_NULL else ""
         raise ConfigurationError(key, value, f"it must be a whole number of at least {least}{or_null}")
+
+
+def _watchdog_is_patient(config: DictConfig) -> None:
+    """It must not end a run that waits for its store."""
+    seconds, patience = config.watchdog.seconds, config.data.storage.patience_seconds
+    if seconds is not None and (not _is_number(seconds) or seconds <= patience):
+        remedy = (
+            f"it must be a number above data.storage.patience_seconds={patience:g}, and above a step's seconds; or null"
+        )
+        raise ConfigurationError("watchdog.seconds", seconds, remedy)
 
 
 def _latents_can_be(config: DictConfig) -> None:

@@ -58,10 +58,10 @@ def command(
     hydra.main(str(CONFIG_FOLDER), config_name, version_base="1.3")(run_or_fail)()
 
 
-def fail(message: str) -> None:
-    """Ends the process with a message and status 2, the status of a wrong use."""
+def fail(message: str, status: int = 2) -> None:
+    """Ends the process with a message and a status, which is 2 for a wrong use."""
     print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(status)
 
 
 def _overrides(arguments: list[str]) -> list[str]:

@@ -108,7 +108,7 @@ def _about(key: str, value: object) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise DataError(f"{key}={value}: {error}") from error
+        raise type(error)(f"{key}={value}: {error}") from error
 
 
 def check_enough(samples: int, config: DictConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,7 @@ from data.batch import Batch
 from data.loader import Loader
 from data.stream import Storage
 from evaluation.first_stage import save_first_stage
+from evaluation.goodput import account, in_words
 from evaluation.protocol import Protocol
 from evaluation.report import write_report
 from evaluation.weights import WeightsError
@@ -28,15 +30,18 @@ from training.classifier_monitor import NoisyClassifierMonitor
 from training.compose import CONFIG_FOLDER
 from training.dataset import held_out_samples, note_data, training_sources
 from training.distributed import Distributed
+from training.goodput import GoodputMeter
 from training.loop import Monitor, TrainState, fit
 from training.monitors import AutoencoderMonitor, DiffusionMonitor
 from training.preemption import StopRequest
 from training.retention import Retention
+from training.starts import START_VARIABLE, note_training
 from training.tasks.autoencoder import AutoencoderTask
 from training.tasks.diffusion import DiffusionTask
 from training.tasks.latents import LatentTask
 from training.tasks.noisy_classifier import NoisyClassifierTask
 from training.tracker import Tracker
+from training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +70,10 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
             log.info("going on from step %d of %d", state.step, config.steps)
     elif isinstance(task, LatentTask) and config.first_stage.scale is None:
         estimate_latent_scale(task, loader)
+    start = int(os.environ.get(START_VARIABLE, 0))
     if ranks.is_main:
+        if start:
+            note_training(folder, start, state.step)
         write_config(config, folder)
         note_data(sources, config.run.seed, folder, resumed=manifest is not None)
     plain = OmegaConf.to_container(config, resolve=True)
@@ -73,7 +81,8 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
     tracker = Tracker(folder, ranks.is_main, plain, config.tracker.project, config.tracker.mode, state.step)  # type: ignore[arg-type]
     try:
         monitor = build_monitor(folder, config, task, held_out, ranks, tracker)
-        with contextlib.closing(loader.batches(state.step)) as batches:
+        watchdog = Watchdog(config.watchdog.seconds, folder, start, ranks.rank, ranks.world, loader.whereabouts)
+        with contextlib.closing(loader.batches(state.step)) as batches, watchdog:
             finished = fit(
                 task,
                 batches,
@@ -88,6 +97,8 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
                 tracker,
                 ranks,
                 stop,
+                watchdog,
+                GoodputMeter(folder, ranks.is_main),
             )
         if ranks.is_main and state.bad_samples:
             counts = ", ".join(f"{count} {reason}" for reason, count in sorted(state.bad_samples.items()))
@@ -97,6 +108,7 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
     finally:
         tracker.close()
     if ranks.is_main:
+        log.info("%s", in_words(account(folder)))
         report = write_report(folder)
         log.info("report: %s", report)
     return finished

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +15,16 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from training import compose
-from training.errors import ConfigurationError
+from training.errors import OUTAGE_STATUS, ConfigurationError
 from training.preemption import STOPPED_STATUS
+from training.starts import FAILED, FINISHED, STOPPED
 
 if TYPE_CHECKING:
+    from training.attempt import Attempt
     from training.distributed import Distributed
+
+HOW_IT_ENDED = {0: FINISHED, STOPPED_STATUS: STOPPED}
+"""By exit status; others are failures."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Job:
     wrong without touching the data, given the number of ranks. make_ready: makes the data ready and checks it, once,
     before the ranks start. work: one rank's whole share; False when it was asked to stop before it came to the end.
     finished: whether nothing is left to do, once the ranks have ended well. patience_minutes: how long a rank may wait
-    for another one.
+    for another one. next_step: that a run goes on from, whose starts are recorded then; None for what has no steps.
     """
 
     module: str
@@ -38,17 +44,24 @@ class Job:
     work: Callable[[DictConfig, Distributed], bool]
     finished: Callable[[DictConfig], bool]
     patience_minutes: int
+    next_step: Callable[[DictConfig], int] | None = None
 
 
-def user_errors() -> tuple[type[Exception], ...]:
-    """Errors that a person can put right: their message says what is wrong, and no traceback is needed."""
-    from data.errors import DataError
+def exit_status(error: Exception) -> int | None:
+    """The exit status that an error leads to, whose message says what is wrong; None for one that nobody foresaw.
+
+    2: a person can put it right. OUTAGE_STATUS: time may.
+    """
+    from data.errors import DataError, StoreUnavailable
     from evaluation.errors import EvaluationError
     from evaluation.weights import WeightsError
-    from training.checkpoint_files import CheckpointError
+    from training.checkpoint_files import CheckpointError, CheckpointNotWritten
     from training.loop import NonFiniteStep
 
-    return (ConfigurationError, DataError, EvaluationError, WeightsError, CheckpointError, NonFiniteStep)
+    if isinstance(error, StoreUnavailable | CheckpointNotWritten):
+        return OUTAGE_STATUS
+    foreseen = (ConfigurationError, DataError, EvaluationError, WeightsError, CheckpointError, NonFiniteStep)
+    return 2 if isinstance(error, foreseen) else None
 
 
 def run(config: DictConfig, job: Job) -> None:
@@ -61,10 +74,12 @@ def run(config: DictConfig, job: Job) -> None:
     try:
         if not launched():
             raise SystemExit(_run_locally(config, job))
-        with errors_for_launcher(user_errors) if RANK_MARK in os.environ else contextlib.nullcontext():
+        with errors_for_launcher(exit_status) if RANK_MARK in os.environ else contextlib.nullcontext():
             _run_rank(config, job)
-    except user_errors() as error:
-        compose.fail(str(error))
+    except Exception as error:
+        if (status := exit_status(error)) is None:
+            raise
+        compose.fail(str(error), status)
 
 
 def set_up_logging(is_main: bool) -> None:
@@ -81,17 +96,32 @@ def _run_locally(config: DictConfig, job: Job) -> int:
 
     ranks = checks.local_ranks(config)
     job.check(config, ranks)
-    folder = Path(config.run.folder)
-    with launch.hold_run_folder(folder), store_of(config) as environment:
-        job.make_ready(config)
-        status = launch.start_ranks(job.module, sys.argv[1:], ranks, environment)
-        # Torch's launcher tells success from failure only, so whether the job was stopped is read off what it left.
-        return STOPPED_STATUS if status == 0 and not job.finished(config) else status
+    with launch.hold_run_folder(Path(config.run.folder)), _attempt(config, job, [socket.gethostname()], ranks) as begun:
+        with store_of(config) as environment:
+            job.make_ready(config)
+            if begun is not None:
+                environment = environment | begun.environment
+            ending = launch.start_ranks(job.module, sys.argv[1:], ranks, environment)
+        # The launcher tells success from failure only, so whether the job was stopped is read off what it left.
+        status = STOPPED_STATUS if ending.status == 0 and not job.finished(config) else ending.status
+        if begun is not None:
+            begun.ends(HOW_IT_ENDED.get(status, FAILED), ending.error)
+        return status
+
+
+def _attempt(
+    config: DictConfig, job: Job, nodes: Sequence[str], ranks: int
+) -> contextlib.AbstractContextManager[Attempt | None]:
+    """The record of this start, where the job keeps one."""
+    from training.attempt import attempt
+
+    return contextlib.nullcontext() if job.next_step is None else attempt(config, job.next_step(config), nodes, ranks)
 
 
 def _run_rank(config: DictConfig, job: Job) -> None:
     """One rank of the job: joins the others and does its share."""
     from training import launch
+    from training.attempt import error_left
     from training.distributed import initialise, shut_down
 
     of_launcher = launch.RANK_MARK in os.environ
@@ -100,8 +130,13 @@ def _run_rank(config: DictConfig, job: Job) -> None:
     else:
         _check_once(config, job)
     ranks = initialise(job.patience_minutes)
-    with contextlib.nullcontext() if of_launcher else _data_of_main_rank(config, job, ranks):
+    if of_launcher:
         finished = job.work(config, ranks)
+    else:
+        with _data_of_main_rank(config, job, ranks) as begun, error_left(Path(config.run.folder), ranks.rank):
+            finished = job.work(config, ranks)
+            if begun is not None:
+                begun.ends(FINISHED if finished else STOPPED)
     # Not after an error: leaving a group whose peers wait in a collective may take forever.
     shut_down()
     if not finished and not of_launcher:
@@ -119,18 +154,24 @@ def _check_once(config: DictConfig, job: Job) -> None:
 
 
 @contextlib.contextmanager
-def _data_of_main_rank(config: DictConfig, job: Job, ranks: Distributed) -> Iterator[None]:
-    """Under srun or torchrun the main rank makes the data ready, and tells the others where the store is."""
+def _data_of_main_rank(config: DictConfig, job: Job, ranks: Distributed) -> Iterator[Attempt | None]:
+    """Under srun or torchrun the main rank makes the data ready, and tells the others where the store is.
+
+    Yields the record of this start on the main rank, where the job keeps one.
+    """
     from training import launch
     from training.dataset import store_of
 
+    nodes = list(dict.fromkeys(ranks.gather_objects(socket.gethostname())))
     with contextlib.ExitStack() as stack:
         environment: dict[str, str] | None = {}
+        begun: Attempt | None = None
         error: Exception | None = None
         if ranks.is_main:
             try:
                 stack.enter_context(launch.hold_run_folder(Path(config.run.folder)))
-                environment = stack.enter_context(store_of(config))
+                begun = stack.enter_context(_attempt(config, job, nodes, ranks.world))
+                environment = {**stack.enter_context(store_of(config)), **(begun.environment if begun else {})}
                 job.make_ready(config)
             except Exception as failure:
                 error, environment = failure, None
@@ -140,5 +181,5 @@ def _data_of_main_rank(config: DictConfig, job: Job, ranks: Distributed) -> Iter
         if environment is None:  # the main rank tells why
             raise SystemExit(2)
         os.environ.update(environment)
-        yield
+        yield begun
         ranks.barrier()

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from training.checks import threads_a_rank
-from training.errors import ConfigurationError
+from training.errors import OUTAGE_STATUS, ConfigurationError
 from training.preemption import SAME_REQUEST_SECONDS, STOP_SIGNALS, STOPPED_STATUS
 
 if TYPE_CHECKING:
@@ -57,8 +57,16 @@ def hold_run_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-def start_ranks(module: str, overrides: list[str], ranks: int, environment: dict[str, str]) -> int:
-    """Runs `ranks` local processes of a job, `python -m module`, to their end; returns 0 when all of them ended well.
+@dataclass(frozen=True)
+class Ending:
+    """How the ranks of a job ended: the exit status that tells it, and the error of the one that failed first."""
+
+    status: int
+    error: str | None = None
+
+
+def start_ranks(module: str, overrides: list[str], ranks: int, environment: dict[str, str]) -> Ending:
+    """Runs `ranks` local processes of a job, `python -m module`, to their end; status 0 when all of them ended well.
 
     SIGINT, SIGTERM and SIGUSR1 are passed to the ranks, which finish their step, save and leave; a second one ends
     them at once. When a rank fails the others are ended too, and the error that came first is printed, alone.
@@ -95,11 +103,11 @@ def start_ranks(module: str, overrides: list[str], ranks: int, environment: dict
     assert result is not None
     failures = result.failures.values()
     if requests.forced is not None:
-        return 128 + requests.forced
+        return Ending(128 + requests.forced, f"ended at once by {signal.Signals(requests.forced).name}")
     if requests.first is not None and any(f.exitcode in (-requests.first, 128 + requests.first) for f in failures):
         print("stopped before a first step: there was nothing to save", file=sys.stderr)
-        return STOPPED_STATUS
-    return explain(failures) if failures else 0
+        return Ending(STOPPED_STATUS)
+    return explain(failures) if failures else Ending(0)
 
 
 @dataclass
@@ -149,43 +157,51 @@ def _handlers_restored() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def errors_for_launcher(user_errors: Callable[[], tuple[type[Exception], ...]]) -> Iterator[None]:
+def errors_for_launcher(exit_status: Callable[[Exception], int | None]) -> Iterator[None]:
     """Hands a rank's error to the process that started it, which prints one for all ranks: see `explain`.
 
-    user_errors: those that a person can put right; their message is told without a traceback.
+    exit_status: that of an error whose message is told without a traceback, None for others.
     """
     try:
         yield
     except Exception as error:
-        known = isinstance(error, user_errors())
-        text = f"error: {error}" if known else f"rank {os.environ['RANK']}: {traceback.format_exc()}"
-        status = 2 if known else 1
-        now = time.time()
-        record = {"message": text, "timestamp": int(now), "time": now, "status": status}
-        Path(os.environ[ERROR_FILE]).write_text(json.dumps(record))
-        raise SystemExit(status) from None
+        status = exit_status(error)
+        text = f"error: {error}" if status is not None else f"rank {os.environ['RANK']}: {traceback.format_exc()}"
+        tell_launcher(text, status or 1)
+        raise SystemExit(status or 1) from None
 
 
-def explain(failures: Collection[ProcessFailure]) -> int:
+def tell_launcher(message: str, status: int) -> bool:
+    """Hands the process that started this rank what it shall print; False when a cluster's launcher started it."""
+    if RANK_MARK not in os.environ:
+        return False
+    now = time.time()
+    record = {"message": message, "timestamp": int(now), "time": now, "status": status}
+    Path(os.environ[ERROR_FILE]).write_text(json.dumps(record))
+    return True
+
+
+def explain(failures: Collection[ProcessFailure]) -> Ending:
     """Prints what first went wrong among the ranks on stderr, and returns the exit status that tells it."""
     first = min(failures, key=_blame)
     record = first.error_file_data
     if "status" in record:
         print(record["message"], file=sys.stderr)
-        return int(record["status"])
+        return Ending(int(record["status"]), record["message"])
     if first.exitcode < 0:
         reason = f"was ended by {first.signal_name()}{' (out of memory?)' if first.exitcode == -signal.SIGKILL else ''}"
     else:
         reason = f"ended with status {first.exitcode} without a word"
     print(f"error: rank {first.local_rank} {reason}; the same command goes on from what was saved", file=sys.stderr)
-    return 128 - first.exitcode if first.exitcode < 0 else first.exitcode
+    status = 128 - first.exitcode if first.exitcode < 0 else first.exitcode
+    return Ending(status, f"rank {first.local_rank} {reason}")
 
 
 def _blame(failure: ProcessFailure) -> tuple[bool, float]:
     """The smallest is the cause: the others failed because it was gone, or were ended then."""
     record = failure.error_file_data
     if "time" in record:
-        return record["status"] != 2, record["time"]
+        return record["status"] not in (2, OUTAGE_STATUS), record["time"]
     if failure.exitcode in (-signal.SIGTERM, 128 + signal.SIGTERM):  # ended by this process, after the first failure
         return True, float("inf")
     # Found dead some time after its death, which made its peers fail at once. Peers that hang are killed much later.

@@ -15,11 +15,16 @@ from data.batch import Batch
 from training.checkpoint import Checkpoints
 from training.distributed import Distributed
 from training.engine import NonFiniteUpdate
+from training.goodput import GoodputMeter
 from training.preemption import StopRequest
 from training.progress import Progress
 from training.schedule import LearningRate
 from training.tasks import Task
 from training.tracker import Tracker
+from training.watchdog import Watchdog
+
+LOOK_SECONDS = 0.01
+"""A look that took less wasn't one: monitors are asked at every step, and mostly have nothing to do."""
 
 
 class Monitor(Protocol):
@@ -57,6 +62,8 @@ def fit(
     tracker: Tracker,
     ranks: Distributed,
     stop: StopRequest,
+    watchdog: Watchdog,
+    goodput: GoodputMeter,
 ) -> bool:
     """Trains from `state` to `steps`; returns False when it was asked to stop before. Ends on a checkpoint.
 
@@ -64,7 +71,7 @@ def fit(
     """
     watched = WatchedBatches(batches)
     if state.step == 0:
-        tracker.log(0, monitor.look(0))
+        tracker.log(0, look(monitor, 0, watchdog))
     progress = Progress("train", steps, state.step, shown=ranks.is_main)
     while state.step < steps:
         started = time.perf_counter()
@@ -76,6 +83,7 @@ def fit(
         loss, row, bad, stopping = agree(ranks, metrics, watched, stop)
         checkpoints.check()
         state.step += 1
+        watchdog.finished(state.step)
         state.images_seen += global_batch
         state.bad_samples += bad
         seconds = time.perf_counter() - started
@@ -90,20 +98,32 @@ def fit(
             row["train/gradient_norm"] = norm
         row |= account(state.images_seen)
         row |= {f"data/bad/{reason}": count for reason, count in state.bad_samples.items()}
-        row |= monitor.look(state.step)
+        row |= look(monitor, state.step, watchdog)
         if stopping or state.step == steps or state.step % checkpoint_every == 0:
             extra = task.extra_state() | {"bad_samples": dict(state.bad_samples)}
-            row["checkpoint/stall_seconds"] = checkpoints.save(
-                task.engines, state.step, state.images_seen, extra, before_it_counts=tracker.flush
-            )
+            with watchdog.paused():
+                row["checkpoint/stall_seconds"] = checkpoints.save(
+                    task.engines, state.step, state.images_seen, extra, before_it_counts=tracker.flush
+                )
+        row |= goodput.row(seconds, row["data/wait_seconds"])
         tracker.log(state.step, row)
         progress.advance(loss, row)
         if stopping:
             break
-    checkpoints.finish()
+    with watchdog.paused():
+        checkpoints.finish()
     finished = state.step == steps
     progress.close("done" if finished else f"stopped by {stop.received.name if stop.received else 'another rank'}")
     return finished
+
+
+def look(monitor: Monitor, step: int, watchdog: Watchdog) -> dict[str, float]:
+    """The monitor's metrics of a step, and `eval/seconds` that it took, if it did anything."""
+    started = time.perf_counter()
+    with watchdog.paused():
+        metrics = monitor.look(step)
+    seconds = time.perf_counter() - started
+    return metrics | ({"eval/seconds": seconds} if seconds > LOOK_SECONDS else {})
 
 
 @dataclass

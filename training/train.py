@@ -1,7 +1,8 @@
 """`ldm train`: compose, check, build, fit. The same command on the same run goes on where it stopped.
 
 Exit status: 0 the run reached its last step; 75 it was asked to stop, saved and left (preemption.STOPPED_STATUS);
-2 a wrong setting or wrong data; anything else is a failure.
+2 a wrong setting or wrong data, or a crash loop; 74 the store or the disk failed (errors.OUTAGE_STATUS); 124 no step
+was finished for too long (watchdog.HUNG_STATUS); anything else is a failure that nobody foresaw.
 """
 
 from __future__ import annotations
@@ -30,15 +31,20 @@ def run(config: DictConfig) -> None:
     """Starts the local ranks, or is one of the ranks that a launcher started."""
     from training.distributed import PATIENCE_MINUTES
 
-    run_job(config, Job("training.train", check, make_ready, train, reached_last_step, PATIENCE_MINUTES))
+    run_job(config, Job("training.train", check, make_ready, train, reached_last_step, PATIENCE_MINUTES, saved_step))
 
 
 def reached_last_step(config: DictConfig) -> bool:
     """True when the newest checkpoint is that of the run's last step, or beyond."""
+    return saved_step(config) >= config.steps
+
+
+def saved_step(config: DictConfig) -> int:
+    """The step of the newest checkpoint, or 0."""
     from training.checkpoint_files import newest_readable
 
     newest = newest_readable(Path(config.run.folder) / "checkpoints")
-    return newest is not None and newest[1].step >= config.steps
+    return 0 if newest is None else newest[1].step
 
 
 def check(config: DictConfig, world: int) -> None:
@@ -63,10 +69,16 @@ def check(config: DictConfig, world: int) -> None:
 
 
 def make_ready(config: DictConfig) -> None:
-    """The data, before the ranks start."""
+    """The data, before the ranks start. Raises DataError."""
+    from data.errors import DataError, StoreUnavailable
     from training.dataset import make_ready as make_data_ready
 
-    make_data_ready(config)
+    try:
+        make_data_ready(config)
+    except StoreUnavailable as error:
+        if saved_step(config):
+            raise
+        raise DataError(str(error)) from error  # a store that was never reached may have a wrong address
 
 
 def train(config: DictConfig, ranks: Distributed) -> bool:

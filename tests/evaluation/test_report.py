@@ -4,7 +4,7 @@ import json
 import math
 import re
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from evaluation import report
 from evaluation.gallery import write_final_samples, write_step_samples
 from evaluation.report import write_report
 from evaluation.results import Result, write_result
+from training.starts import STARTS, begin
 
 EVIL = "<script>alert('x')</script> & \"friends\""
 
@@ -173,3 +174,13 @@ def test_command_writes_the_page_or_says_why_not(
         report.main()
     assert stopped.value.code == 2
     assert "is it a run folder" in capsys.readouterr().err
+
+
+def test_where_the_time_went(run: Path) -> None:
+    assert "Where the time went" not in write_report(run).read_text(), "nobody recorded its starts"
+    start = begin(run, None, ["here"], 2, "settings", 0)
+    begun = replace(start, time=1e9 - 20.0, trained=1e9, ended=1e9 + 120.0, end="finished")
+    (run / STARTS).write_text(json.dumps(asdict(begun)) + "\n")
+    found = re.sub("<[^>]+>", " ", write_report(run).read_text().partition("Where the time went")[2])
+    rows = r"productive\s+1 min 58 s\s+84 %\s+start-up\s+20 s\s+14 %\s+data wait\s+2\.4 s\s+1\.7 %"
+    assert re.search(rows, found), found[:500]

@@ -21,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import psutil
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "ip", "nsenter", "unshare")
 SUBNET = "10.232.0"
 CONTROLLER_PORT, NODE_PORT = 6817, 6818  # the daemons have networks of their own, so nothing can be in the way
@@ -42,11 +44,13 @@ def reason_to_skip() -> str | None:
 class Cluster:
     """Context manager: munged, slurmctld and a slurmd a node.
 
-    nodes: number of fake GPUs by node name; the first node is the first of the default order.
+    nodes: number of fake GPUs by node name; the first node is the first of the default order. silent_seconds: after
+    which a node that doesn't answer is down; a busy machine needs many.
     """
 
-    def __init__(self, nodes: dict[str, int]) -> None:
+    def __init__(self, nodes: dict[str, int], silent_seconds: int = 300) -> None:
         self.nodes = nodes
+        self.silent_seconds = silent_seconds
         # Not below pytest's folder, which only its owner may enter: munge refuses a socket there.
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))
         self._children: list[subprocess.Popen[Any]] = []
@@ -86,6 +90,23 @@ class Cluster:
         """What `scontrol show job` knows: JobState, Restarts, ExitCode, ..."""
         words = self.client("scontrol", "show", "job", number, "--oneliner").split()
         return dict(word.partition("=")[::2] for word in words)
+
+    def processes(self, node: str) -> list[psutil.Process]:
+        """Everything that runs on a node."""
+        holder = self._holders[node]
+        network = os.readlink(f"/proc/{holder}/ns/net")
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(OSError):
+                if process.pid != holder and os.readlink(f"/proc/{process.pid}/ns/net") == network:
+                    found.append(process)
+        return found
+
+    def kill(self, node: str) -> None:
+        """As when its power fails: slurmd and all jobs' processes are gone, and say nothing."""
+        for process in self.processes(node):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def wait_for_end(self, number: str, seconds: float) -> dict[str, str]:
         """Returns `job` as soon as it is neither waiting nor running. Raises TimeoutError."""
@@ -195,6 +216,7 @@ class Cluster:
             "SlurmdParameters=config_overrides",
             "ReturnToService=2",
             "KillWait=10",
+            f"SlurmdTimeout={self.silent_seconds}",
             "GresTypes=gpu",
             "PartitionName=main Nodes=ALL Default=YES State=UP",
         ]

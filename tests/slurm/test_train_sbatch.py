@@ -67,10 +67,19 @@ def test_every_gpu_gets_a_rank_and_all_know_where_to_meet(cluster: Cluster, tmp_
     assert not (stand_in / "bin" / "start0-task4.env").exists()
 
 
-def test_failure_stays_a_failure(cluster: Cluster, tmp_path: Path) -> None:
-    stand_in = make_stand_in(tmp_path / "venv", "exit 3")
+def test_what_would_fail_again_stays_a_failure(cluster: Cluster, tmp_path: Path) -> None:
+    stand_in = make_stand_in(tmp_path / "venv", "exit 2")
     ended = cluster.wait_for_end(submit(cluster, "gpu1,gpu2", tmp_path / "log", stand_in, []), 30)
-    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "3:0", "0")
+    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "2:0", "0")
+
+
+def test_every_other_failure_goes_back_to_the_queue(cluster: Cluster, tmp_path: Path) -> None:
+    """A bug or an unknown error; a hung step; a store that is gone; and a rank that was killed."""
+    behaviour = "case $start in 0) exit 1;; 1) exit 124;; 2) exit 74;; 3) [ $SLURM_PROCID = 1 ] && kill -9 $$;; esac"
+    stand_in = make_stand_in(tmp_path / "venv", f"{behaviour}\nexit 0")
+    ended = cluster.wait_for_end(submit(cluster, "gpu1,gpu2", tmp_path / "log", stand_in, []), 120)
+    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("COMPLETED", "0:0", "4")
+    assert re.findall(r"failed with status (\d+)", (tmp_path / "log").read_text()) == ["1", "124", "74", "137"]
 
 
 def test_missing_environment_is_named(cluster: Cluster, tmp_path: Path) -> None:

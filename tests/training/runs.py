@@ -18,11 +18,13 @@ from training.compose import CONFIG_FOLDER
 from training.dataset import training_sources
 from training.distributed import Distributed
 from training.fit import estimate_latent_scale
+from training.goodput import GoodputMeter
 from training.loop import TrainState, fit
 from training.preemption import StopRequest
 from training.retention import Retention
 from training.tasks.latents import LatentTask
 from training.tracker import Tracker
+from training.watchdog import Watchdog
 
 
 class NoMonitor:
@@ -71,6 +73,8 @@ def train(ranks: Distributed, overrides: list[str], folder: Path, until: int) ->
             tracker,
             ranks,
             StopRequest(),
+            Watchdog(None, folder, 0, ranks.rank, ranks.world, loader.whereabouts),
+            GoodputMeter(folder, ranks.is_main),
         )
     tracker.close()
     ranks.barrier()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from pathlib import Path
@@ -15,7 +16,15 @@ from safetensors.torch import load_file
 from tests.training.conftest import OnRanks
 from tests.training.test_elastic import build, train
 from training.checkpoint import Checkpoints
-from training.checkpoint_files import DAMAGED, MANIFEST, CheckpointError, FileEntry, Reader, folder_name
+from training.checkpoint_files import (
+    DAMAGED,
+    MANIFEST,
+    CheckpointError,
+    CheckpointNotWritten,
+    FileEntry,
+    Reader,
+    folder_name,
+)
 from training.checkpoint_share import Share
 from training.distributed import Distributed
 from training.retention import Retention
@@ -174,3 +183,36 @@ def test_a_share_is_what_safetensors_reads(tmp_path: Path, on_ranks: OnRanks) ->
     for key, values in stored.items():
         _, kind, name = key.split("/")
         assert torch.equal(values, reader.tensor("model", kind, name).flatten())
+
+
+def filled_up(ranks: Distributed, folder: Path) -> list[Any]:
+    """What is said when the disk has no room for the second checkpoint, what is there then, and when there is room."""
+    engine = build(1, ranks.world)
+    checkpoints = Checkpoints(folder / "checkpoints", ranks, Retention(keep=1))
+    checkpoints.save({"model": engine}, 1, 8, {})
+    checkpoints.finish()
+    if ranks.is_main:
+        with (folder / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
+    ranks.barrier()
+    with pytest.raises(CheckpointNotWritten) as raised:
+        checkpoints.save({"model": engine}, 2, 16, {})
+        checkpoints.finish()
+    ranks.barrier()
+    left = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    whole = checkpoints.restore_newest({"model": engine})
+    if ranks.is_main:
+        (folder / "filler").unlink()
+    ranks.barrier()
+    checkpoints.save({"model": engine}, 2, 16, {})
+    checkpoints.finish()
+    return [str(raised.value), left, whole is not None and whole.step, names(folder / "checkpoints")]
+
+
+def test_a_full_disk_is_named_and_the_checkpoint_before_stays(small_disk: Path, on_ranks: OnRanks) -> None:
+    said, left, step, after = on_ranks(2, filled_up, small_disk)
+    assert str(small_disk / "checkpoints" / folder_name(2)) in said
+    assert "No space left on device" in said and "has room" in said
+    assert left == [folder_name(1)] and step == 1
+    assert after == [folder_name(2)]

@@ -26,13 +26,13 @@ def failed(rank: int, folder: Path, exitcode: int, message: str = "", seconds: f
 
 def test_wrong_data_before_the_peers_it_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     peer = failed(0, tmp_path, 1, "rank 0: Traceback: connection closed by peer", seconds=-0.1)
-    assert launch.explain([peer, failed(1, tmp_path, 2, "error: data.train=x: no")]) == 2
+    assert launch.explain([peer, failed(1, tmp_path, 2, "error: data.train=x: no")]).status == 2
     assert capsys.readouterr().err == "error: data.train=x: no\n"
 
 
 def test_a_killed_rank_before_the_peers_it_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     peer = failed(0, tmp_path, 1, "rank 0: Traceback: connection closed by peer", seconds=-0.3)
-    assert launch.explain([peer, failed(1, tmp_path, -signal.SIGKILL)]) == 128 + signal.SIGKILL
+    assert launch.explain([peer, failed(1, tmp_path, -signal.SIGKILL)]).status == 128 + signal.SIGKILL
     assert capsys.readouterr().err.startswith("error: rank 1 was ended by SIGKILL (out of memory?); the same command")
 
 
@@ -41,17 +41,17 @@ def test_a_bug_before_the_peers_that_were_ended_for_it(
     ended_by: int, seconds: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bug = failed(1, tmp_path, 1, "rank 1: Traceback: KeyError", seconds)
-    assert launch.explain([failed(0, tmp_path, -ended_by), bug]) == 1
+    assert launch.explain([failed(0, tmp_path, -ended_by), bug]).status == 1
     assert capsys.readouterr().err == "rank 1: Traceback: KeyError\n"
 
 
 def test_the_first_bug_of_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert launch.explain([failed(0, tmp_path, 1, "later", 0.2), failed(1, tmp_path, 1, "sooner", 0.1)]) == 1
+    assert launch.explain([failed(0, tmp_path, 1, "later", 0.2), failed(1, tmp_path, 1, "sooner", 0.1)]).status == 1
     assert capsys.readouterr().err == "sooner\n"
 
 
 def test_a_silent_end_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert launch.explain([failed(3, tmp_path, 7)]) == 7
+    assert launch.explain([failed(3, tmp_path, 7)]).status == 7
     assert "error: rank 3 ended with status 7" in capsys.readouterr().err
 
 
@@ -68,10 +68,12 @@ def test_a_rank_leaves_its_error_and_prints_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv(launch.RANK_MARK, "1")
     monkeypatch.setenv(launch.ERROR_FILE, str(tmp_path / "rank1.json"))
-    with pytest.raises(SystemExit) as ended, launch.errors_for_launcher(lambda: (DataError,)):
+    statuses = {DataError: 2}
+    with pytest.raises(SystemExit) as ended, launch.errors_for_launcher(lambda e: statuses.get(type(e))):
         raise error
     assert ended.value.code == status
     assert capsys.readouterr() == ("", "")
-    assert launch.explain([failed(1, tmp_path, status)]) == status
+    assert launch.explain([failed(1, tmp_path, status)]).status == status
     assert capsys.readouterr().err.startswith(told)

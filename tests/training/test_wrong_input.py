@@ -194,9 +194,9 @@ def check(message: str, says: str, remedy: str) -> None:
 def test_right_input_starts_ranks(base: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[int] = []
 
-    def start_ranks(module: str, overrides: list[str], ranks: int, environment: dict[str, str]) -> int:
+    def start_ranks(module: str, overrides: list[str], ranks: int, environment: dict[str, str]) -> launch.Ending:
         started.append(ranks)
-        return 7
+        return launch.Ending(7)
 
     monkeypatch.setattr(launch, "start_ranks", start_ranks)
     monkeypatch.setattr(sys, "argv", ["ldm", "train", *base])
