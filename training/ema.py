@@ -56,6 +56,18 @@ class AdamWithEMA(torch.optim.AdamW):
             }
 
     @torch.no_grad()
+    def last_change(self, parameter: torch.Tensor, exp_avg: torch.Tensor, exp_avg_sq: torch.Tensor, updates: int) -> torch.Tensor:
+        """By what the last of so many updates changed a parameter, or part of one, given it and its moments as they are
+        now (Loshchilov & Hutter 2019, Alg. 2): nothing has to be kept from before."""
+        group = self.param_groups[0]
+        beta1, beta2 = group["betas"]
+        change = exp_avg_sq.sqrt().mul_((1 - beta2**updates) ** -0.5).add_(group["eps"])
+        torch.div(exp_avg, change, out=change).mul_(group["lr"] / (1 - beta1**updates))
+        # The decay took its share of the weight as it was before: w = (1 - decay) w_before - change.
+        decay = group["lr"] * group["weight_decay"]
+        return change.add_(parameter + change, alpha=decay / (1 - decay)).neg_()
+
+    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One AdamW update, then ema ← decay · ema + (1 − decay) · parameter for each parameter updated."""
         result = torch.optim.Adam.step.__wrapped__(self, closure)  # type: ignore[attr-defined]
