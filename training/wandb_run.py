@@ -68,10 +68,15 @@ class WandbRun:
                 x_save_requirements=False,
             ),
         }
-        has = -1 if online else last_step(folder / "wandb", self._id)
-        self._run = wandb.init(**self._arguments, id=self._id, resume="allow")
-        if online:
-            has = self._run.starting_step - 1
+        try:
+            self._run = wandb.init(**self._arguments, id=self._id, resume="allow")
+        except wandb.errors.CommError as error:
+            log.warning("W&B can't be reached, so this start is kept for `wandb sync`: %s", error)
+            self._arguments["mode"], rewind = "offline", False
+            self._run = wandb.init(**self._arguments, id=self._id, resume="allow")
+            has = resume_step
+        else:
+            has = self._run.starting_step - 1 if online else last_step(folder / "wandb", self._id)
         if rewind and has > resume_step:
             has = self._rewind(resume_step, has)
         if x_axis != "step":
