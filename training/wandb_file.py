@@ -6,6 +6,7 @@ length (2), kind (1: whole, 2: first part, 3: middle, 4: last) and content, whic
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,18 +16,28 @@ HEADER_BYTES = 7
 TAIL_BLOCKS = 32
 """Enough to hold a row nearly always; twice as many are read until there is one."""
 _RECORD = struct.Struct("<IHB")
-_WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+_WHOLE, _FIRST, _LAST = 1, 2, 4
 
 
 def last_step(folder: Path, run_id: str) -> int:
     """The last step of a run that is in any of its offline files below `folder`; -1 where there is none.
 
-    What a killed client hadn't written yet is not counted.
+    Cuts off what a killed client left half written at their ends: `wandb sync` would stop there, and leave out what
+    later starts of the run wrote.
     """
-    return max((_last_step(path) for path in folder.glob(f"offline-run-*/run-{run_id}.wandb")), default=-1)
+    found = -1
+    for path in folder.glob(f"offline-run-*/run-{run_id}.wandb"):
+        step, whole_bytes = _end(path)
+        found = max(found, step)
+        if whole_bytes == 0:
+            path.unlink()
+        elif whole_bytes < path.stat().st_size:
+            os.truncate(path, whole_bytes)
+    return found
 
 
-def _last_step(path: Path) -> int:
+def _end(path: Path) -> tuple[int, int]:
+    """The last step of a file, -1 for none; and where its last whole message ends, 0 for none."""
     from wandb.proto import wandb_internal_pb2
 
     blocks = -(-path.stat().st_size // BLOCK_BYTES)
@@ -36,19 +47,20 @@ def _last_step(path: Path) -> int:
         with path.open("rb") as file:
             file.seek(first * BLOCK_BYTES)
             data = file.read()
-        step = -1
-        for content in messages(data, at_start=first == 0):
+        step, end = -1, 0
+        for content, after in messages(data, at_start=first == 0):
+            end = first * BLOCK_BYTES + after
             record = wandb_internal_pb2.Record()
             record.ParseFromString(content)
             if record.WhichOneof("record_type") == "history":
                 step = max(step, record.history.step.num)
         if step >= 0 or first == 0:
-            return step
+            return step, end
         wanted *= 2
 
 
-def messages(data: bytes, at_start: bool) -> Iterator[bytes]:
-    """The whole messages in the blocks `data`, which are a file's first ones or not; without one that was torn."""
+def messages(data: bytes, at_start: bool) -> Iterator[tuple[bytes, int]]:
+    """The whole messages in the blocks `data`, which are a file's first ones or not, and where in it each one ends."""
     at = HEADER_BYTES if at_start else 0
     parts: list[bytes] | None = None
     while at + _RECORD.size <= len(data):
@@ -62,7 +74,7 @@ def messages(data: bytes, at_start: bool) -> Iterator[bytes]:
             continue
         content = data[at + _RECORD.size : at + _RECORD.size + length]
         at += _RECORD.size + length
-        if len(content) < length:
+        if len(content) < length:  # torn
             return
         if kind in (_WHOLE, _FIRST):
             parts = []
@@ -70,5 +82,5 @@ def messages(data: bytes, at_start: bool) -> Iterator[bytes]:
             continue
         parts.append(content)
         if kind in (_WHOLE, _LAST):
-            yield b"".join(parts)
+            yield b"".join(parts), at
             parts = None

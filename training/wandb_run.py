@@ -51,33 +51,17 @@ class WandbRun:
         if not id_file.exists():
             id_file.write_text(secrets.token_hex(4))
         self._id = id_file.read_text().strip()
-        self._arguments: dict[str, Any] = {
-            "project": project,
-            "name": folder.name,
-            "dir": str(folder),
-            "config": without_secrets(config),
-            "mode": "online" if online else "offline",
-            "settings": wandb.Settings(
-                silent=True,
-                console="off",
-                x_disable_stats=True,
-                # What it would add by itself: the command line, the code's remote address, the packages' list.
-                x_disable_meta=True,
-                disable_git=True,
-                disable_code=True,
-                x_save_requirements=False,
-            ),
-        }
+        self._project = project
+        self._config = without_secrets(config)
         try:
-            self._run = wandb.init(**self._arguments, id=self._id, resume="allow")
+            self._run = self._begin(online, resume="allow")
         except wandb.errors.CommError as error:
             log.warning("W&B can't be reached, so this start is kept for `wandb sync`: %s", error)
-            self._arguments["mode"], rewind = "offline", False
-            self._run = wandb.init(**self._arguments, id=self._id, resume="allow")
+            self._run = self._begin(online=False, resume="allow")
             has = resume_step
         else:
             has = self._run.starting_step - 1 if online else last_step(folder / "wandb", self._id)
-        if rewind and has > resume_step:
+        if rewind and online and has > resume_step:
             has = self._rewind(resume_step, has)
         if x_axis != "step":
             self._run.define_metric("*", step_metric=x_axis)
@@ -119,12 +103,35 @@ class WandbRun:
         """Has W&B forget what comes after a step. Returns the step that it has last then."""
         self._run.finish()  # it rewinds none that runs
         try:
-            self._run = self._wandb.init(**self._arguments, id=self._id, resume_from=f"{self._id}?_step={step}")
+            self._run = self._begin(online=True, resume_from=f"{self._id}?_step={step}")
         except self._wandb.errors.Error as error:
             log.warning("W&B keeps steps %d to %d as they were, not as they are made now: %s", step + 1, has, error)
-            self._run = self._wandb.init(**self._arguments, id=self._id, resume="allow")
+            self._run = self._begin(online=True, resume="allow")
             return has
         return step
+
+    def _begin(self, online: bool, resume: str | None = None, resume_from: str | None = None) -> Any:
+        settings = self._wandb.Settings(
+            silent=True,
+            console="off",
+            x_disable_stats=True,
+            # What it would add by itself: the command line, the code's remote address, the packages' list.
+            x_disable_meta=True,
+            disable_git=True,
+            disable_code=True,
+            x_save_requirements=False,
+        )
+        return self._wandb.init(
+            project=self._project,
+            name=self._folder.name,
+            id=self._id,
+            resume=resume,
+            resume_from=resume_from,
+            dir=str(self._folder),
+            config=self._config,
+            mode="online" if online else "offline",
+            settings=settings,
+        )
 
 
 _SECRET_NAME = re.compile(r"(secret|password|credential|access_key|api_key|_token$|^token$)", re.IGNORECASE)
