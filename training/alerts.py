@@ -113,7 +113,9 @@ class LowGoodput(Rule):
         goodput = row.get("run/goodput")
         if goodput is None or goodput >= self.share:
             return None
-        return f"goodput is {goodput:.0%} of the time since the run began; the other run/ metrics say what took the rest"
+        return (
+            f"goodput is {goodput:.0%} of the time since the run began; the other run/ metrics say what took the rest"
+        )
 
 
 class LossSpike(Rule):

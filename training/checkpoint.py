@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 class _Saving:
     """A save that is under way. First every rank writes its share; then the main rank makes them a checkpoint.
 
-    work: what this rank has to do of it, in a thread of its own. complete: makes the checkpoint of all ranks' shares and
-    returns metrics of it; None once that has begun.
+    work: what this rank has to do of it, in a thread of its own. complete: makes the checkpoint of all ranks' shares
+    and returns metrics of it; None once that has begun.
     """
 
     target: Path

@@ -56,7 +56,9 @@ class AdamWithEMA(torch.optim.AdamW):
             }
 
     @torch.no_grad()
-    def last_change(self, parameter: torch.Tensor, exp_avg: torch.Tensor, exp_avg_sq: torch.Tensor, updates: int) -> torch.Tensor:
+    def last_change(
+        self, parameter: torch.Tensor, exp_avg: torch.Tensor, exp_avg_sq: torch.Tensor, updates: int
+    ) -> torch.Tensor:
         """By what the last of so many updates changed a parameter, or part of one, given it and its moments as they are
         now (Loshchilov & Hutter 2019, Alg. 2): nothing has to be kept from before."""
         group = self.param_groups[0]

@@ -115,8 +115,9 @@ def fit(
 
 @dataclass
 class WatchedBatches:
-    """Passes batches on, and keeps account, step by step, of their samples' numbers, of the time spent waiting for them,
-    of what was read for them, of the fewest that were ready when one was asked for, and of what was wrong with them."""
+    """Passes batches on, and keeps account, step by step, of their samples' numbers, of the time spent waiting for
+    them, of what was read for them, of the fewest that were ready when one was asked for, and of what was wrong with
+    them."""
 
     batches: Iterator[Batch]
     wait_seconds: float = 0.0

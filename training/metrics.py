@@ -64,7 +64,9 @@ METRICS = (
     Metric("train/log_variance", "", "The learned log variance of the reconstruction", _FIRST_STAGE),
     Metric("train/kl", "nats", "KL penalty of an image", "a first stage, KL"),
     Metric("train/codebook_loss", "", "Distance of latents and codebook entries", "a first stage, VQ"),
-    Metric("train/codebook_perplexity", "entries", "As many entries, used alike, would be as varied", "a first stage, VQ"),
+    Metric(
+        "train/codebook_perplexity", "entries", "As many entries, used alike, would be as varied", "a first stage, VQ"
+    ),
     Metric("train/adversary", "", "The adversary's loss for the autoencoder", "a first stage, once it plays"),
     Metric("train/adversary_weight", "", "And what it is weighed by", "a first stage, once it plays"),
     Metric("train/discriminator_loss", "", "The discriminator's own", "a first stage, once it plays"),
@@ -109,8 +111,8 @@ METRICS = (
     _of_machine(
         "speed/mfu",
         "share",
-        "FLOPs that the step needs (those of `ldm plan`) over those that all GPUs could do in its seconds by their data "
-        "sheet",
+        "FLOPs that the step needs (those of `ldm plan`) over those that all GPUs could do in its seconds by their "
+        "data sheet",
         "tracker.gpu",
     ),
     _of_machine(
@@ -145,9 +147,7 @@ METRICS = (
         "GiB",
         "memory/peak_gib of each rank; of more than 8 ranks, every tracker.detail_every steps",
     ),
-    _of_machine(
-        "checkpoint/stall_seconds", "s", "That training stood still to save after this step", "a checkpoint"
-    ),
+    _of_machine("checkpoint/stall_seconds", "s", "That training stood still to save after this step", "a checkpoint"),
     _of_machine("checkpoint/last_complete_step", "updates", "Of the newest complete checkpoint", "a checkpoint"),
     _of_machine("checkpoint/bytes", "bytes", "Of the newest checkpoint of this start", "a checkpoint"),
     _of_machine("checkpoint/seconds", "s", "From its step until it was complete", "a checkpoint"),

@@ -28,8 +28,8 @@ class WandbRun:
     `rows`, and of steps that it has, nothing more.
 
     x_axis: metric that charts begin with, "step" or "images_seen". rewind: have W&B forget steps beyond `resume_step`,
-    as they are to be others, after a change of settings; its cloud can do so, as a preview. rows: those of metrics.jsonl
-    up to `resume_step`.
+    as they are to be others, after a change of settings; its cloud can do so, as a preview. rows: those of
+    metrics.jsonl up to `resume_step`.
     """
 
     def __init__(
@@ -53,14 +53,16 @@ class WandbRun:
         self._id = id_file.read_text().strip()
         self._project = project
         self._config = without_secrets(config)
+        kept = last_step(folder / "wandb", self._id)  # before this start has a file there too
         try:
             self._run = self._begin(online, resume="allow")
         except wandb.errors.CommError as error:
             log.warning("W&B can't be reached, so this start is kept for `wandb sync`: %s", error)
+            wandb.teardown()  # it would hold on to the run's name
             self._run = self._begin(online=False, resume="allow")
             has = resume_step
         else:
-            has = self._run.starting_step - 1 if online else last_step(folder / "wandb", self._id)
+            has = self._run.starting_step - 1 if online else kept
         if rewind and online and has > resume_step:
             has = self._rewind(resume_step, has)
         if x_axis != "step":
@@ -106,6 +108,7 @@ class WandbRun:
             self._run = self._begin(online=True, resume_from=f"{self._id}?_step={step}")
         except self._wandb.errors.Error as error:
             log.warning("W&B keeps steps %d to %d as they were, not as they are made now: %s", step + 1, has, error)
+            self._wandb.teardown()  # it would hold on to the run's name
             self._run = self._begin(online=True, resume="allow")
             return has
         return step

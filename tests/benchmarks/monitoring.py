@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.monitoring
 
-Trains the demo's model on two ranks of one thread, on made-up pictures. Of each step all is measured, exchanged, written
-to metrics.jsonl and to W&B (offline), shown, and looked at for alerts. Bookkeeping is timed by itself, over and over with
-a real step's metrics, so that no rank waits for another one in it; what W&B's own process needs is added, as it takes
-the ranks' cores. All of the exchange is counted, though ranks would have to agree on when to stop without metrics too.
+Trains the demo's model on two ranks of one thread, on made-up pictures. Of each step all is measured, exchanged,
+written to metrics.jsonl and to W&B (offline), shown, and looked at for alerts. Bookkeeping is timed by itself, over and
+over with a real step's metrics, so that no rank waits for another one in it; what W&B's own process needs is added, as
+it takes the ranks' cores. All of the exchange is counted, though ranks would have to agree on when to stop without
+metrics too.
 Beside it, in turn, blocks of steps with and without: their difference is the same by other means, and noisier.
 """
 

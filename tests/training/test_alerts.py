@@ -64,9 +64,10 @@ def test_slow_rank() -> None:
     assert not spoke(SlowRank(10, 0.2, hosts), [row(slowest=number % 4, behind=0.5) for number in range(40)])
     assert not spoke(SlowRank(10, 0.2, hosts), [row(slowest=2, behind=0.1)] * 40)
     assert not spoke(SlowRank(10, 0.2, hosts), [{"train/loss": 1.0}] * 40)
-    assert "rank 2 on b was the slowest in 10 of 10 steps" in spoke(
-        SlowRank(10, 0.2, hosts), [row(slowest=2, behind=0.3)] * 10
-    )[0]
+    assert (
+        "rank 2 on b was the slowest in 10 of 10 steps"
+        in spoke(SlowRank(10, 0.2, hosts), [row(slowest=2, behind=0.3)] * 10)[0]
+    )
 
 
 def alerts_of(told: Told, is_main: bool = True, **settings: Any) -> Alerts:
@@ -81,7 +82,11 @@ def test_the_same_is_told_once_in_a_while(monkeypatch: pytest.MonkeyPatch, caplo
     for step in range(50):
         alerts.look(step, row(wait=0.8, goodput=0.1))
         now += 30
-    assert [title for title, _, _ in told.alerts] == ["low goodput", "stalled data", *["low goodput", "stalled data"] * 2]
+    assert [title for title, _, _ in told.alerts] == [
+        "low goodput",
+        "stalled data",
+        *["low goodput", "stalled data"] * 2,
+    ]
     assert told.alerts[1][1].startswith("step 4: 80%")
     assert alerts.summary() == "low goodput (3), stalled data (3)"
     assert caplog.text.count("stalled data: step") == 3

@@ -20,9 +20,7 @@ def rows_of_all_tasks(ranks: Distributed, tasks: dict[str, list[str]], folder: P
     """The rows of three steps of each."""
     settings = ["checkpoint.every=1", "tracker.detail_every=2", "tracker.gpu=h100"]
     return [
-        row
-        for name, overrides in tasks.items()
-        for row in train(ranks, [*overrides, *settings], folder / name, 3)[1]
+        row for name, overrides in tasks.items() for row in train(ranks, [*overrides, *settings], folder / name, 3)[1]
     ]
 
 

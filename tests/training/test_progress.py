@@ -62,7 +62,10 @@ def test_a_file_has_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch, cl
     train(clock)
     lines = file.getvalue().splitlines()
     assert "\r" not in file.getvalue() and "\x1b" not in file.getvalue()
-    assert lines[0] == "train 1/1,000   0% | loss 0.5000 | 33:18 left | 8.0 images/s | data wait 25.0% | 1.2 GiB | 0:02 so far"
+    assert (
+        lines[0]
+        == "train 1/1,000   0% | loss 0.5000 | 33:18 left | 8.0 images/s | data wait 25.0% | 1.2 GiB | 0:02 so far"
+    )
     assert lines[-1] == "train: done at step 60 after 2:00"
     assert 8 <= len(lines) <= 10, "every 16 of 120 seconds, the first and the end"
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,11 @@ def one_service() -> Iterator[WandbService]:
 
 
 @pytest.fixture
-def service(one_service: WandbService) -> WandbService:
+def service(one_service: WandbService) -> Iterator[WandbService]:
     """Without any runs."""
     one_service.forget()
-    return one_service
+    yield one_service
+    wandb.finish()  # should the test have failed
 
 
 def start(folder: Path, mode: str, resume_step: int = 0, rewind: bool = False, x_axis: str = "step") -> Tracker:
@@ -55,9 +57,11 @@ def log(tracker: Tracker, first: int, last: int, loss: float = 0.0) -> None:
 
 
 def crash(tracker: Tracker) -> None:
-    """Ends the client as if its machine had gone: nothing more is sent, nothing is said."""
+    """Ends the client, not the log, beyond the last checkpoint."""
     assert tracker._wandb is not None
     tracker._wandb._run.finish(exit_code=1)
+    wandb.teardown()  # ends the client's process, as the end of ours does
+    time.sleep(1.0)  # its folders are named by the second
 
 
 def only(service: WandbService, folder: Path) -> StoredRun:
@@ -151,7 +155,9 @@ def test_offline_files_synced_later_are_one_curve(service: WandbService, tmp_pat
     starts = sorted((folder / "wandb").glob("offline-run-*"))
     assert len(starts) == 3
     command = [sys.executable, "-m", "wandb", "sync", *map(str, starts)]
-    synced = subprocess.run(command, cwd=folder, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True)
+    synced = subprocess.run(
+        command, cwd=folder, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True
+    )
     assert synced.returncode == 0, synced.stderr
     run = only(service, folder)
     assert steps_and_losses(run) == straight(9)
