@@ -109,7 +109,7 @@ def test_many_ranks_have_their_memory_in_some_rows() -> None:
 def ratios(ranks: Distributed, overrides: list[str], folder: Path) -> dict[str, list[float]]:
     """By ZeRO stage, what is logged of the third step, and what the weights before and after it say."""
     found = {}
-    for stage in range(4):
+    for stage in (0, 2, 3):
         settings = [*overrides, f"engine=zero{stage}", "checkpoint.every=1", "tracker.detail_every=3"]
         place = folder / str(stage)
         task, _ = train(ranks, settings, place, 2)
