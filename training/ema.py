@@ -63,11 +63,12 @@ class AdamWithEMA(torch.optim.AdamW):
         now (Loshchilov & Hutter 2019, Alg. 2): nothing has to be kept from before."""
         group = self.param_groups[0]
         beta1, beta2 = group["betas"]
-        change = exp_avg_sq.sqrt().mul_((1 - beta2**updates) ** -0.5).add_(group["eps"])
-        torch.div(exp_avg, change, out=change).mul_(group["lr"] / (1 - beta1**updates))
-        # The decay took its share of the weight as it was before: w = (1 - decay) w_before - change.
+        # The decay took its share of the weight as it was before: w = (1 - decay) w_before - moved.
         decay = group["lr"] * group["weight_decay"]
-        return change.add_(parameter + change, alpha=decay / (1 - decay)).neg_()
+        before = decay / (1 - decay)
+        moved = exp_avg_sq.sqrt().mul_((1 - beta2**updates) ** -0.5).add_(group["eps"])
+        torch.div(exp_avg, moved, out=moved).mul_(-group["lr"] / (1 - beta1**updates) * (1 + before))
+        return moved.add_(parameter, alpha=-before)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -169,8 +169,8 @@ class Engine:
         """
         squares = torch.zeros(2, device=self.device)
         for fragment in self.fragments():
-            weight, *moments = (fragment.tensors[kind] for kind in ("param", "exp_avg", "exp_avg_sq"))
-            change = self._adam.last_change(weight, *moments, self.updates)
+            weight, mean, square = (fragment.tensors[kind] for kind in ("param", "exp_avg", "exp_avg_sq"))
+            change = self._adam.last_change(weight, mean, square, self.updates)
             squares += torch.stack([change.dot(change), weight.dot(weight)])
         return squares
 

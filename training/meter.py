@@ -52,8 +52,11 @@ class Meter:
 
         To be asked when the host has seen the step's loss: a GPU's parts are known by then. wait_seconds: for data.
         """
-        seconds = sum((engine.times.take() for engine in self.engines.values()), self._times.take())
-        return {"seconds": {**seconds, "data": wait_seconds}, "memory": peak_memory_gib(self.device)}
+        seconds = self._times.take() | {"data": wait_seconds}
+        for engine in self.engines.values():
+            for name, value in engine.times.take().items():
+                seconds[name] = seconds.get(name, 0.0) + value
+        return {"seconds": seconds, "memory": peak_memory_gib(self.device)}
 
     def row(self, step: int, images: int, shares: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Metrics of the step that all ranks shared, of so many images over all of them."""

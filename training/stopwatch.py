@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 
 import torch
@@ -19,7 +19,7 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._open: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
         self._spare: list[torch.cuda.Event] = []
 
@@ -41,7 +41,7 @@ class Stopwatch:
         finally:
             self._seconds[name] += time.perf_counter() - started
 
-    def take(self) -> Counter[str]:
+    def take(self) -> dict[str, float]:
         """Seconds by part since the last call; of a GPU, those of parts that it has done."""
         waiting = []
         for name, begin, end in self._open:
@@ -51,8 +51,8 @@ class Stopwatch:
             else:
                 waiting.append((name, begin, end))
         self._open = waiting
-        taken, self._seconds = self._seconds, Counter()
-        return taken
+        taken, self._seconds = self._seconds, defaultdict(float)
+        return dict(taken)
 
     def _event(self) -> torch.cuda.Event:
         return self._spare.pop() if self._spare else torch.cuda.Event(enable_timing=True)

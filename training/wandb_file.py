@@ -50,7 +50,7 @@ def _end(path: Path) -> tuple[int, int]:
         step, end = -1, 0
         for content, after in messages(data, at_start=first == 0):
             end = first * BLOCK_BYTES + after
-            record = wandb_internal_pb2.Record()
+            record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
             record.ParseFromString(content)
             if record.WhichOneof("record_type") == "history":
                 step = max(step, record.history.step.num)
