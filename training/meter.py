@@ -66,7 +66,7 @@ class Meter:
             "speed/images_per_second_per_rank": images / total / len(shares),
             "speed/step_seconds": total,
         }
-        row |= split([share["seconds"] for share in shares], total)
+        row |= split(shares[0]["seconds"], total)
         if len(shares) > 1:
             row |= slowest([own_seconds(share["seconds"]) for share in shares])
         if self.ideal_seconds is not None:
@@ -83,18 +83,17 @@ class Meter:
         return step % self.detail_every == 0
 
 
-def split(ranks: Sequence[Mapping[str, float]], total: float) -> dict[str, float]:
-    """Means over ranks of the parts of a step of `total` seconds, `speed/PART_seconds`; see training.metrics."""
-    mean = {name: statistics.fmean(seconds.get(name, 0.0) for seconds in ranks) for name in ranks[0]}
-    if "step" not in mean:  # a GPU that isn't there yet
+def split(seconds: Mapping[str, float], total: float) -> dict[str, float]:
+    """`speed/PART_seconds` of a step of `total` seconds, given a rank's seconds by part; see training.metrics."""
+    if "step" not in seconds:  # a GPU that hasn't come past it
         return {}
-    parts = {name: mean.get(name, 0.0) for name in ("data", "backward", "optimizer")}
+    parts = {name: seconds.get(name, 0.0) for name in ("data", "backward", "optimizer")}
     # A GPU may still work on one micro-batch while the next one is waited for.
-    parts["forward"] = max(0.0, mean["step"] - sum(parts.values()))
+    parts["forward"] = max(0.0, seconds["step"] - sum(parts.values()))
     parts["other"] = max(0.0, total - sum(parts.values()))
-    if "communication" in mean:
-        parts["communication"] = mean["communication"]
-    return {f"speed/{name}_seconds": seconds for name, seconds in parts.items()}
+    if "communication" in seconds:
+        parts["communication"] = seconds["communication"]
+    return {f"speed/{name}_seconds": value for name, value in parts.items()}
 
 
 def own_seconds(seconds: Mapping[str, float]) -> float:

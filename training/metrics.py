@@ -78,9 +78,7 @@ METRICS = (
         "From asking for the first batch until all ranks know the loss, on the main rank. Pictures, measurements and "
         "checkpoints come after it",
     ),
-    _of_machine(
-        "speed/data_seconds", "s", "Of the step, waiting for batches; like all parts below the mean over ranks"
-    ),
+    _of_machine("speed/data_seconds", "s", "Of the step, waiting for batches; like all parts below, on the main rank"),
     _of_machine(
         "speed/forward_seconds",
         "s",
