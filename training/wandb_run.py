@@ -8,7 +8,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from evaluation.gallery import captions_of, step_samples_path
 from training.wandb_file import last_step
@@ -86,8 +86,7 @@ class WandbRun:
 
     def alert(self, title: str, text: str, is_error: bool) -> None:
         """Has W&B tell those who asked to be told."""
-        level = self._wandb.AlertLevel.ERROR if is_error else self._wandb.AlertLevel.WARN
-        self._run.alert(title, text, level=level)
+        self._run.alert(title, text, level="ERROR" if is_error else "WARN")
 
     def finish(self, failed: bool) -> None:
         """Ends the run, or this start of it."""
@@ -113,7 +112,7 @@ class WandbRun:
             return has
         return step
 
-    def _begin(self, online: bool, resume: str | None = None, resume_from: str | None = None) -> Any:
+    def _begin(self, online: bool, resume: Literal["allow"] | None = None, resume_from: str | None = None) -> Any:
         settings = self._wandb.Settings(
             silent=True,
             console="off",
