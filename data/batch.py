@@ -4,6 +4,8 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from data.traffic import Traffic
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -25,6 +27,8 @@ class Batch:
     numbers: int64 [B], global sample numbers, to key whatever is random about a sample.
     sources: int64 [B], which source of the mixture each sample is of.
     faults: samples replaced in this batch, in the order of their numbers.
+    traffic: what its process read from stores to make it. ready: batches that workers had made when this one was asked
+    for, itself among them; 0 where it was waited for, or made by no worker.
     """
 
     images: Tensor
@@ -34,6 +38,8 @@ class Batch:
     sources: Tensor
     faults: list[Fault] = field(default_factory=list)
     moments: Tensor | None = None
+    traffic: Traffic = field(default_factory=Traffic)
+    ready: int = 0
 
     def __len__(self) -> int:
         return len(self.captions)

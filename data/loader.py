@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from data.bad_samples import BadSamples
@@ -146,9 +147,9 @@ class Loader:
         bad = BadSamples(self.max_bad_share, self.quarantine)
         numbers = _Numbers(self, start_step)
         with closing(loaded(self._samples, numbers, self.workers, self.pin_memory, self.batches_ahead)) as batches:
-            for batch in batches:
+            for batch, ready in batches:
                 bad.judge(len(batch), batch.faults)
-                yield batch
+                yield replace(batch, ready=ready)
 
 
 class _Numbers:

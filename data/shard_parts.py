@@ -70,7 +70,7 @@ class ShardParts(Dataset[Part]):
         Raises DataError when the store fails for good.
         """
         with closing(loaded(self, _Places(self.index.shard_sizes, shards, size), workers, False, 2)) as parts:
-            yield from parts
+            yield from (part for part, _ in parts)
 
     def _part(self, places: Sequence[tuple[int, int]]) -> Part:
         numbers = [self.starts[shard] + position for shard, position in places]

@@ -9,14 +9,16 @@ from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 T = TypeVar("T")
 
 
 def loaded(
     items: Dataset[T], batches: Iterable[list[Any]], workers: int, pin_memory: bool, batches_ahead: int
-) -> Generator[T, None, None]:
-    """What `items.__getitems__` makes of each of the batches, in their order, loaded ahead by `workers` processes.
+) -> Generator[tuple[T, int], None, None]:
+    """What `items.__getitems__` makes of each of the batches, in their order, loaded ahead by `workers` processes; with
+    how many of them were ready when it was asked for.
 
     An exception that it returns is raised here. Close the generator to end its workers.
     """
@@ -35,13 +37,24 @@ def loaded(
     # workers ignore the signal that multiprocessing ends its children with: they must be told before
     atexit.register(running.clear)
     try:
-        while (batch := next(running[0], None)) is not None:
+        while True:
+            ready = _ready(running[0])
+            if (batch := next(running[0], None)) is None:
+                break
             if isinstance(batch, Exception):
                 raise batch
-            yield batch
+            yield batch, ready
     finally:
         atexit.unregister(running.clear)
         running.clear()
+
+
+def _ready(running: Any) -> int:
+    """Batches that wait to be taken. torch tells nobody: they lie in its queue, and where it keeps those that came
+    before their turn."""
+    if not isinstance(running, _MultiProcessingDataLoaderIter):
+        return 0
+    return running._data_queue.qsize() + sum(len(task) > 1 for task in running._task_info.values())
 
 
 def _same(batch: Any) -> Any:

@@ -50,9 +50,25 @@ def write_step_samples(run_folder: Path, step: int, images: Tensor, captions: Se
 
     if not captions or len(images) % len(captions):
         raise ValueError(f"{len(images)} images do not fill rows of {len(captions)} captions")
-    path = run_folder / "samples" / f"step-{step:08d}.png"
+    path = step_samples_path(run_folder, step)
     write_png(path, grid(images, columns=len(captions)), {CAPTIONS_TEXT: json.dumps(list(captions))})
     return path
+
+
+def step_samples_path(run_folder: Path, step: int) -> Path:
+    """Where the pictures of a step are, if there are any."""
+    return run_folder / "samples" / f"step-{step:08d}.png"
+
+
+def captions_of(path: Path) -> list[str]:
+    """The captions of a step's pictures, one for each column."""
+    with Image.open(path) as image:
+        return _captions(image)
+
+
+def _captions(image: Image.Image) -> list[str]:
+    found: list[str] = json.loads(getattr(image, "text", {}).get(CAPTIONS_TEXT, "[]"))
+    return found
 
 
 def read_step_samples(run_folder: Path) -> list[StepSamples]:
@@ -62,8 +78,7 @@ def read_step_samples(run_folder: Path) -> list[StepSamples]:
         number = path.stem.removeprefix("step-")
         if number.isdigit():
             with Image.open(path) as image:
-                captions = json.loads(getattr(image, "text", {}).get(CAPTIONS_TEXT, "[]"))
-                found.append(StepSamples(int(number), path, captions, image.width, image.height))
+                found.append(StepSamples(int(number), path, _captions(image), image.width, image.height))
     return sorted(found, key=lambda samples: samples.step)
 
 

@@ -134,7 +134,7 @@ def _tiles(run: RunRecord, comparable: list[list[Result]]) -> list[dict[str, Any
             tile("Distance to real pictures", f"{number(before)} → {number(after)}", times + name, big=True)
         else:
             tile("Distance to real pictures", number(after), name, big=True)
-    ranks = len(run.matching("memory/"))
+    ranks = len(run.matching("memory/rank"))
     tile("Steps", whole(run.steps), f"on {ranks} ranks" if ranks > 1 else "")
     tile("Pictures seen", whole(run.images_seen))
     paused = f"{run.pauses} pause{'s' if run.pauses > 1 else ''} not counted" if run.pauses else ""

@@ -138,7 +138,7 @@ def _plain(run: RunRecord, metric: str, title: str, form: Format, note: str = ""
 
 
 def _memory(run: RunRecord) -> Chart | None:
-    ranks = {name.removesuffix("_gib"): series for name, series in run.matching("memory/").items()}
+    ranks = {f"rank{name.removesuffix('_gib')}": series for name, series in run.matching("memory/rank").items()}
     if not ranks:
         return None
     note = "peak, each rank"

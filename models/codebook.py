@@ -47,7 +47,9 @@ class Codebook(nn.Module):
 
         exp of the entropy of the shares.
         """
-        counts = torch.bincount(indices.flatten(), minlength=self.entries.num_embeddings)  # [K]
+        found = indices.flatten()
+        # Not torch.bincount, which makes a GPU's host wait, and can't be counted without data by `ldm plan`.
+        counts = found.new_zeros(self.entries.num_embeddings).scatter_add_(0, found, torch.ones_like(found))  # [K]
         return torch.special.entr(counts / counts.sum()).sum().exp()
 
     def forward(self, z: Tensor) -> Quantised:

@@ -45,13 +45,13 @@ log = logging.getLogger(__name__)
 class _Saving:
     """A save that is under way. First every rank writes its share; then the main rank makes them a checkpoint.
 
-    work: what this rank has to do of it, in a thread of its own. complete: makes the checkpoint of all ranks' shares;
-    None once that has begun.
+    work: what this rank has to do of it, in a thread of its own. complete: makes the checkpoint of all ranks' shares
+    and returns metrics of it; None once that has begun.
     """
 
     target: Path
     work: Future[Any]
-    complete: Callable[[list[_Written]], None] | None
+    complete: Callable[[list[_Written]], dict[str, float]] | None
 
 
 _Written = tuple[str, FileEntry, Held]
@@ -69,6 +69,8 @@ class Checkpoints:
         self.folder = folder
         self.ranks = ranks
         self.retention = retention or Retention()
+        self.newest: dict[str, float] = {}
+        """Metrics of the newest checkpoint; see training.metrics."""
         self._saving: _Saving | None = None
         self._memory: torch.Tensor | None = None
 
@@ -94,11 +96,16 @@ class Checkpoints:
         shapes = {name: engine.shapes for name, engine in engines.items()}
         kinds = list(share.kinds)
 
-        def complete(written: list[_Written]) -> None:
+        def complete(written: list[_Written]) -> dict[str, float]:
             before_it_counts()
             manifest = _assemble(written, shapes, updates, step, images_seen, extra, kinds)
             _write_atomically(target / MANIFEST, manifest.to_json())
             self.retention.apply(target)
+            return {
+                "checkpoint/last_complete_step": step,
+                "checkpoint/bytes": sum(entry.size for _, entry, _ in written),
+                "checkpoint/seconds": time.monotonic() - started,
+            }
 
         file = f"rank-{self.ranks.rank:05d}-of-{self.ranks.world:05d}.safetensors"
         self._saving = _Saving(target, _behind(partial(_write, share, target, file)), complete)
@@ -148,6 +155,7 @@ class Checkpoints:
         for name, engine in engines.items():
             _load(engine, reader, name)
         self.ranks.barrier()
+        self.newest = {"checkpoint/last_complete_step": reader.manifest.step}
         return reader.manifest
 
     def _prepare(self, target: Path, engines: dict[str, Engine]) -> Share:
@@ -162,11 +170,13 @@ class Checkpoints:
         """All ranks come here when their work is done."""
         self._saving = None
         written = self._together(saving.target, saving.work.result, gathered=True)
-        if saving.complete is not None:
-            done: Future[Any] = Future()
-            done.set_result(None)
-            work = _behind(partial(saving.complete, written)) if self.ranks.is_main else done
-            self._saving = _Saving(saving.target, work, None)
+        if saving.complete is None:
+            self.newest = written[0]
+            return
+        done: Future[Any] = Future()
+        done.set_result({})
+        work = _behind(partial(saving.complete, written)) if self.ranks.is_main else done
+        self._saving = _Saving(saving.target, work, None)
 
     def _together(self, target: Path, work: Callable[[], Any], gathered: bool = False) -> Any:
         """What `work` returns, or with `gathered` what it returns on each rank. A failure on any is one of all."""

@@ -12,12 +12,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from training.compose import CONFIG_FOLDER
+from training.compose import CONFIG_FOLDER, choices
 from training.data_sources import BAD_SHARDS, sources_of
 from training.engine_settings import PRECISIONS, STAGES
 from training.errors import ConfigurationError
+from training.planning.cluster import FOLDER as GPUS
 from training.schedule import DECAYS
-from training.tracker import MODES
+from training.tracker import MODES, X_AXES
 
 TASKS = ("diffusion", "autoencoder", "noisy_classifier")
 RECONSTRUCTIONS = ("likelihood", "mean")
@@ -30,6 +31,8 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "engine.precision": PRECISIONS,
     "learning_rate.decay": DECAYS,
     "tracker.mode": MODES,
+    "tracker.x_axis": X_AXES,
+    "tracker.gpu": (None, *choices(GPUS)),
     "data.bad_shards": BAD_SHARDS,
     "monitor.protocol": (None, *sorted(path.stem for path in (CONFIG_FOLDER / "protocol").glob("*.yaml"))),
 }
@@ -40,6 +43,7 @@ WHOLE_NUMBERS = {
     **dict.fromkeys(("run.seed", "data.workers", "learning_rate.warmup_steps"), 0),
     "task.adversary_start": 0,
     "run.max_failures": 1,
+    **dict.fromkeys(("tracker.detail_every", "alerts.window"), 1),
 }
 """Settings that are whole numbers, and the least that each may be."""
 WHOLE_OR_NULL = ("checkpoint.keep_every",)
@@ -50,7 +54,9 @@ NOT_NEGATIVE = (
     "task.offset_noise",
     "task.regulariser_weight",
     "task.adversary_weight",
+    "alerts.again_minutes",
 )
+ALERTS = ("alerts.data_wait", "alerts.goodput", "alerts.loss_spike", "alerts.slow_rank")
 USER_IN_URL = re.compile(r"://[^/@\s]+@")
 ABSENT = object()
 
@@ -75,6 +81,9 @@ def check_settings(config: DictConfig, world: int) -> None:
     for key, value in _present(config, NOT_NEGATIVE):
         if not _is_number(value) or value < 0:
             raise ConfigurationError(key, value, "it must be a number of at least 0")
+    for key, value in _present(config, ALERTS):
+        if value is not None and (not _is_number(value) or value <= 0):
+            raise ConfigurationError(key, value, "it must be a number above 0; or null, for no such alert")
     for key, value in _present(config, ("task.min_snr_gamma",)):
         if value is not None and (not _is_number(value) or value <= 0):
             raise ConfigurationError(key, value, "it must be a number above 0, 5 is usual; or null")

@@ -130,6 +130,21 @@ class AdamWithEMA(torch.optim.AdamW):
             }
 
     @torch.no_grad()
+    def last_change(
+        self, parameter: torch.Tensor, exp_avg: torch.Tensor, exp_avg_sq: torch.Tensor, updates: int
+    ) -> torch.Tensor:
+        """By what the last of so many updates changed a parameter, or part of one, given it and its moments as they are
+        now (Loshchilov & Hutter 2019, Alg. 2): nothing has to be kept from before."""
+        group = self.param_groups[0]
+        beta1, beta2 = group["betas"]
+        # The decay took its share of the weight as it was before: w = (1 - decay) w_before - moved.
+        decay = group["lr"] * group["weight_decay"]
+        before = decay / (1 - decay)
+        moved = exp_avg_sq.sqrt().mul_((1 - beta2**updates) ** -0.5).add_(group["eps"])
+        torch.div(exp_avg, moved, out=moved).mul_(-group["lr"] / (1 - beta1**updates) * (1 + before))
+        return moved.add_(parameter, alpha=-before)
+
+    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One AdamW update, then average ← decay · average + (1 − decay) · parameter for each parameter updated."""
         result = torch.optim.Adam.step.__wrapped__(self, closure)  # type: ignore[attr-defined]

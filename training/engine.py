@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -21,8 +22,10 @@ import deepspeed
 from deepspeed.runtime import compiler as deepspeed_compiler
 from deepspeed.runtime.zero import stage_1_and_2
 
+from training.checkpoint_files import AVERAGE
 from training.ema import AdamWithEMA
 from training.engine_settings import EngineSettings
+from training.stopwatch import Stopwatch
 
 # torch announces new names for collectives that DeepSpeed calls, once a call site and rank.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")
@@ -84,7 +87,8 @@ class Engine:
     """A trainable module under DeepSpeed ZeRO, with its optimizer.
 
     Call it like the module. `backward` once for each of `accumulation` micro-batches and `step` after each; the
-    weights change at the last.
+    weights change at the last. `times` are the parts "backward", "optimizer" and, on CPUs, "communication", which is
+    part of these two and, under ZeRO 3, of the forward pass.
     """
 
     def __init__(
@@ -109,6 +113,9 @@ class Engine:
             dist_init_required=False,
         )
         self.settings = settings
+        self.times = Stopwatch(self.device)
+        if self.device.type == "cpu":  # a GPU does them beside others, and later than it is told to
+            _time_collectives(self.times)
         self._adam = optimizer
         self._rank = torch.distributed.get_rank()
         self._world = world
@@ -145,7 +152,8 @@ class Engine:
     def backward(self, loss: torch.Tensor) -> None:
         """Accumulates gradients of one micro-batch's mean loss."""
         self._losses.append(loss.detach())
-        self._engine.backward(loss)
+        with self.times.part("backward"):
+            self._engine.backward(loss)
 
     def step(self, learning_rate: float) -> bool:
         """Ends a micro-batch; updates the weights at the last of the accumulation and then returns True.
@@ -153,23 +161,8 @@ class Engine:
         Raises NonFiniteUpdate in place of an update by a loss or gradient that is infinite or not a number. With fp16
         such a gradient isn't wrong: DeepSpeed leaves the update out and lowers its loss scale.
         """
-        if not self._engine.is_gradient_accumulation_boundary():
-            self._engine.step()
-            return False
-        losses, self._losses = torch.stack(self._losses).float(), []
-        if not self._finite_everywhere(losses):
-            raise NonFiniteUpdate(losses.tolist(), loss_is_finite=False)
-        for group in (*self._adam.param_groups, *self._optimizer.param_groups):
-            group["lr"] = learning_rate
-        # ZeRO leaves out an update by such a gradient itself, and says so afterwards. Without ZeRO nothing does.
-        finite = self.settings.zero_stage > 0 or self._gradient_is_finite()
-        if finite:
-            self._engine.step()
-            finite = self._engine.was_step_applied()
-        if not finite and self.settings.precision != "fp16":
-            raise NonFiniteUpdate(losses.tolist(), loss_is_finite=True)
-        self.updates += finite
-        return True
+        with self.times.part("optimizer"):
+            return self._step(learning_rate)
 
     @contextlib.contextmanager
     def whole(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
@@ -185,6 +178,25 @@ class Engine:
         """Global gradient norm at the last update, before clipping; None where DeepSpeed doesn't compute it."""
         norm = self._engine.get_global_grad_norm()
         return None if norm is None else float(norm)
+
+    @property
+    def ema_decay(self) -> float:
+        """Of the average that is looked at, at the last update; before the first one, at that."""
+        return self._adam.averages[AVERAGE].at(torch.tensor(float(max(1, self.updates)))).item()
+
+    @torch.no_grad()
+    def update_squares(self) -> torch.Tensor:
+        """Sums of squares of the last update's changes and of the weights, of this rank's fragments: float32 [2].
+
+        Over all ranks, the root of their ratio is ‖Δw‖ / ‖w‖ at every ZeRO stage; where every rank holds all weights,
+        both are counted as often.
+        """
+        squares = torch.zeros(2, device=self.device)
+        for fragment in self.fragments():
+            weight, mean, square = (fragment.tensors[kind] for kind in ("param", "exp_avg", "exp_avg_sq"))
+            change = self._adam.last_change(weight, mean, square, self.updates)
+            squares += torch.stack([change.dot(change), weight.dot(weight)])
+        return squares
 
     def fragments(self) -> Iterator[LocalFragment]:
         """Yields what this rank holds of every parameter: fp32 weights, Adam's moments, averages, as live views."""
@@ -224,10 +236,29 @@ class Engine:
             torch.distributed.all_reduce(whole)
             yield name, whole
 
+    def _step(self, learning_rate: float) -> bool:
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+            return False
+        losses, self._losses = torch.stack(self._losses).float(), []
+        if not self._finite_everywhere(losses):
+            raise NonFiniteUpdate(losses.tolist(), loss_is_finite=False)
+        for group in (*self._adam.param_groups, *self._optimizer.param_groups):
+            group["lr"] = learning_rate
+        # ZeRO leaves out an update by such a gradient itself, and says so afterwards. Without ZeRO nothing does.
+        finite = self.settings.zero_stage > 0 or self._gradient_is_finite()
+        if finite:
+            self._engine.step()
+            finite = self._engine.was_step_applied()
+        if not finite and self.settings.precision != "fp16":
+            raise NonFiniteUpdate(losses.tolist(), loss_is_finite=True)
+        self.updates += finite
+        return True
+
     def _finite_everywhere(self, losses: torch.Tensor) -> bool:
         """Whether all losses of all ranks are. A loss may be infinite and its gradient finite."""
         wrong = losses.isfinite().logical_not().sum()
-        torch.distributed.all_reduce(wrong)
+        deepspeed.comm.all_reduce(wrong)
         return not wrong
 
     def _gradient_is_finite(self) -> bool:
@@ -280,6 +311,35 @@ class Engine:
                 continue
             tensors = self._states(self._optimizer.fp32_partitioned_groups_flat[group], offset, count)
             yield LocalFragment(name, self._shapes[name], start, start + count, tensors, True)
+
+
+class _TimedCollectives:
+    """DeepSpeed's collectives, which take what they take on the part "communication" of a stopwatch."""
+
+    def __init__(self, backend: Any, times: Stopwatch) -> None:
+        self.backend = backend
+        self.times = times
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self.backend, name)
+        if not name.startswith(("all_gather", "all_reduce", "reduce", "broadcast")):
+            return attribute
+
+        @functools.wraps(attribute)
+        def timed(*arguments: Any, **options: Any) -> Any:
+            with self.times.part("communication"):
+                return attribute(*arguments, **options)
+
+        self.__dict__[name] = timed
+        return timed
+
+
+def _time_collectives(times: Stopwatch) -> None:
+    """From now on those of every engine of this process are timed; the newest engine tells for all."""
+    backend = deepspeed.comm.comm.cdb
+    if isinstance(backend, _TimedCollectives):
+        backend = backend.backend
+    deepspeed.comm.comm.cdb = _TimedCollectives(backend, times)
 
 
 def _become_a_group_of_one() -> None:

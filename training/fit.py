@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import socket
 import time
 from collections import Counter
 from pathlib import Path
@@ -24,6 +25,7 @@ from evaluation.report import write_report
 from evaluation.weights import WeightsError
 from models.latent_diffusion import LatentDiffusion
 from models.noisy_classifier import NoisyClassifier
+from training.alerts import Alerts
 from training.build import build_eval_model, build_loader, build_task
 from training.checkpoint import Checkpoints
 from training.classifier_monitor import NoisyClassifierMonitor
@@ -32,6 +34,7 @@ from training.dataset import held_out_samples, note_data, training_sources
 from training.distributed import Distributed
 from training.goodput import GoodputMeter
 from training.loop import Monitor, TrainState, fit
+from training.meter import Meter
 from training.monitors import AutoencoderMonitor, DiffusionMonitor
 from training.preemption import StopRequest
 from training.retention import Retention
@@ -41,6 +44,7 @@ from training.tasks.diffusion import DiffusionTask
 from training.tasks.latents import LatentTask
 from training.tasks.noisy_classifier import NoisyClassifierTask
 from training.tracker import Tracker
+from training.utilisation import ideal_step_seconds
 from training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -78,7 +82,21 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
         note_data(sources, config.run.seed, folder, resumed=manifest is not None)
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    tracker = Tracker(folder, ranks.is_main, plain, config.tracker.project, config.tracker.mode, state.step)  # type: ignore[arg-type]
+    settings = config.tracker
+    ideal_seconds = ideal_step_seconds(config, ranks.world) if ranks.is_main else None
+    meter = Meter(task.engines, ranks.device, settings.detail_every, ideal_seconds)
+    tracker = Tracker(
+        folder,
+        ranks.is_main,
+        plain,  # type: ignore[arg-type]
+        settings.project,
+        settings.mode,
+        settings.x_axis,
+        settings.rewind,
+        state.step,
+    )
+    alerts = Alerts(instantiate(config.alerts), tracker, ranks.gather_objects(socket.gethostname()), ranks.is_main)
+    failed = True
     try:
         monitor = build_monitor(folder, config, task, held_out, ranks, tracker)
         watchdog = Watchdog(config.watchdog.seconds, folder, start, ranks.rank, ranks.world, loader.whereabouts)
@@ -94,6 +112,8 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
                 config.checkpoint.every,
                 checkpoints,
                 monitor,
+                meter,
+                alerts,
                 tracker,
                 ranks,
                 stop,
@@ -103,10 +123,13 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
         if ranks.is_main and state.bad_samples:
             counts = ", ".join(f"{count} {reason}" for reason, count in sorted(state.bad_samples.items()))
             log.warning("bad samples replaced so far: %s", counts)
+        if told := alerts.summary():
+            log.warning("alerts since the start: %s", told)
         if finished:
             finish(monitor, folder, state.step, ranks)
+        failed = False
     finally:
-        tracker.close()
+        tracker.close(failed)
     if ranks.is_main:
         log.info("%s", in_words(account(folder)))
         report = write_report(folder)

@@ -84,7 +84,9 @@ def run(config: DictConfig, job: Job) -> None:
 
 def set_up_logging(is_main: bool) -> None:
     """Our own news from the main rank alone; warnings from every rank."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    # On a terminal over the live line of progress, which is written anew.
+    clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+    logging.basicConfig(level=logging.WARNING, format=f"{clear}%(message)s", stream=sys.stderr)
     for name in ("data", "training", "evaluation"):
         logging.getLogger(name).setLevel(logging.INFO if is_main else logging.WARNING)
 

@@ -12,10 +12,13 @@ from typing import Any, Protocol
 import torch
 
 from data.batch import Batch
+from data.traffic import Traffic
+from training.alerts import NON_FINITE, Alerts
 from training.checkpoint import Checkpoints
 from training.distributed import Distributed
 from training.engine import NonFiniteUpdate
 from training.goodput import GoodputMeter
+from training.meter import Meter
 from training.preemption import StopRequest
 from training.progress import Progress
 from training.schedule import LearningRate
@@ -59,6 +62,8 @@ def fit(
     checkpoint_every: int,
     checkpoints: Checkpoints,
     monitor: Monitor,
+    meter: Meter,
+    alerts: Alerts,
     tracker: Tracker,
     ranks: Distributed,
     stop: StopRequest,
@@ -71,32 +76,33 @@ def fit(
     """
     watched = WatchedBatches(batches)
     if state.step == 0:
-        tracker.log(0, look(monitor, 0, watchdog))
+        tracker.log(0, {"images_seen": 0, "time": time.time()} | look(monitor, 0, watchdog))
     progress = Progress("train", steps, state.step, shown=ranks.is_main)
     while state.step < steps:
-        started = time.perf_counter()
         try:
-            metrics = task.train_step(watched, state.step, learning_rate.at(state.step, steps))
+            with meter.step():
+                metrics = task.train_step(watched, state.step, learning_rate.at(state.step, steps))
         except NonFiniteUpdate as error:
             checkpoints.finish()
-            raise non_finite_step(ranks, state.step, error, watched) from None
-        loss, row, bad, stopping = agree(ranks, metrics, watched, stop)
+            failure = non_finite_step(ranks, state.step, error, watched)
+            alerts.raise_alarm(NON_FINITE, str(failure))
+            raise failure from None
+        metrics |= meter.details(state.step + 1)
+        row, bad, stopping = agree(ranks, metrics, watched, meter, state.step + 1, global_batch, stop)
         checkpoints.check()
         state.step += 1
         watchdog.finished(state.step)
         state.images_seen += global_batch
         state.bad_samples += bad
-        seconds = time.perf_counter() - started
         row |= {
             "images_seen": state.images_seen,
             "time": time.time(),
             "train/learning_rate": learning_rate.at(state.step - 1, steps),
-            "speed/images_per_second": global_batch / seconds,
-            "speed/step_seconds": seconds,
+            "train/ema_decay": task.engines["model"].ema_decay,
         }
         if (norm := task.engines["model"].gradient_norm()) is not None:
             row["train/gradient_norm"] = norm
-        row |= account(state.images_seen)
+        row |= account(state.images_seen) | checkpoints.newest
         row |= {f"data/bad/{reason}": count for reason, count in state.bad_samples.items()}
         row |= look(monitor, state.step, watchdog)
         if stopping or state.step == steps or state.step % checkpoint_every == 0:
@@ -105,9 +111,10 @@ def fit(
                 row["checkpoint/stall_seconds"] = checkpoints.save(
                     task.engines, state.step, state.images_seen, extra, before_it_counts=tracker.flush
                 )
-        row |= goodput.row(seconds, row["data/wait_seconds"])
+        row |= goodput.row(row["speed/step_seconds"], row["data/wait_seconds"])
         tracker.log(state.step, row)
-        progress.advance(loss, row)
+        progress.advance(row)
+        alerts.look(state.step, row)
         if stopping:
             break
     with watchdog.paused():
@@ -128,11 +135,14 @@ def look(monitor: Monitor, step: int, watchdog: Watchdog) -> dict[str, float]:
 
 @dataclass
 class WatchedBatches:
-    """Passes batches on, and keeps account, step by step, of their samples' numbers, of the time spent waiting for them
-    and of what was wrong with them."""
+    """Passes batches on, and keeps account, step by step, of their samples' numbers, of the time spent waiting for
+    them, of what was read for them, of the fewest that were ready when one was asked for, and of what was wrong with
+    them."""
 
     batches: Iterator[Batch]
     wait_seconds: float = 0.0
+    traffic: Traffic = field(default_factory=Traffic)
+    ready: int | None = None
     numbers: list[list[int]] = field(default_factory=list)
     bad: Counter[str] = field(default_factory=Counter)
 
@@ -145,7 +155,14 @@ class WatchedBatches:
         self.wait_seconds += time.perf_counter() - started
         self.numbers.append(batch.numbers.tolist())
         self.bad.update(fault.reason for fault in batch.faults)
+        self.traffic += batch.traffic
+        self.ready = batch.ready if self.ready is None else min(self.ready, batch.ready)
         return batch
+
+    def forget(self) -> None:
+        """A step is over."""
+        self.wait_seconds, self.traffic, self.ready = 0.0, Traffic(), None
+        self.numbers, self.bad = [], Counter()
 
 
 def non_finite_step(ranks: Distributed, step: int, error: NonFiniteUpdate, watched: WatchedBatches) -> NonFiniteStep:
@@ -165,26 +182,50 @@ def non_finite_step(ranks: Distributed, step: int, error: NonFiniteUpdate, watch
 
 
 def agree(
-    ranks: Distributed, metrics: dict[str, torch.Tensor], watched: WatchedBatches, stop: StopRequest
-) -> tuple[float, dict[str, float], Counter[str], bool]:
-    """One exchange between the ranks after a step.
+    ranks: Distributed,
+    metrics: dict[str, torch.Tensor],
+    watched: WatchedBatches,
+    meter: Meter,
+    step: int,
+    global_batch: int,
+    stop: StopRequest,
+) -> tuple[dict[str, float], Counter[str], bool]:
+    """One exchange between the ranks after a step, that is `step` now.
 
-    Returns the mean loss, a row of metrics, the step's bad samples by reason, and whether to stop.
+    Returns a row of metrics, the step's bad samples by reason, and whether to stop.
     """
     mine = {
-        "metrics": {name: value.tolist() for name, value in metrics.items()},
+        "metrics": on_host(metrics),  # waits for the GPU, if anything does
         "wait": watched.wait_seconds,
+        "read": (watched.traffic.bytes_read, watched.traffic.retries, watched.ready or 0),
         "bad": watched.bad,
-        "memory": memory_gib(ranks.device),
         "stop": stop.received is not None,
+        **meter.share(watched.wait_seconds),
     }
-    watched.wait_seconds, watched.numbers, watched.bad = 0.0, [], Counter()
+    watched.forget()
     everyone = ranks.gather_objects(mine)
     row = together([e["metrics"] for e in everyone])
-    row["data/wait_seconds"] = max(e["wait"] for e in everyone)
-    row |= {f"memory/rank{rank}_gib": e["memory"] for rank, e in enumerate(everyone)}
+    if (squares := row.pop("train/update_squares", None)) is not None:
+        row["train/update_ratio"] = math.sqrt(squares)
+    row |= meter.row(step, global_batch, everyone)
+    wait = max(e["wait"] for e in everyone)
+    bytes_read, retries, ready = zip(*(e["read"] for e in everyone), strict=True)
+    row |= {
+        "data/wait_seconds": wait,
+        "data/wait_fraction": wait / row["speed/step_seconds"],
+        "data/bytes_per_second": sum(bytes_read) / row["speed/step_seconds"],
+        "data/retries": sum(retries),
+        "data/queue_depth": min(ready),
+    }
     bad: Counter[str] = sum((e["bad"] for e in everyone), Counter())
-    return row["train/loss"], row, bad, any(e["stop"] for e in everyone)
+    return row, bad, any(e["stop"] for e in everyone)
+
+
+def on_host(metrics: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The tensors as numbers and lists, by one transfer: each one costs a GPU's host a wait."""
+    flat = torch.cat([value.detach().float().reshape(-1) for value in metrics.values()]).cpu()
+    parts = flat.split([value.numel() for value in metrics.values()])
+    return {name: part.view(value.shape).tolist() for (name, value), part in zip(metrics.items(), parts, strict=True)}
 
 
 def together(ranks_metrics: list[dict[str, Any]]) -> dict[str, float]:
@@ -210,12 +251,3 @@ def together(ranks_metrics: list[dict[str, Any]]) -> dict[str, float]:
             if count:
                 row[key] = total / count
     return row
-
-
-def memory_gib(device: torch.device) -> float:
-    """Peak memory in GiB: the GPU's allocator's, or this process's resident set."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

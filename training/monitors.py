@@ -71,7 +71,7 @@ class AutoencoderMonitor:
         if self.ranks.is_main:
             pairs = torch.cat([self.images[:count], reconstructed[:count]])
             path = write_step_samples(self.folder, step, pairs, self.captions[:count])
-            self.tracker.log_pictures(step, "samples", path)
+            self.tracker.log_pictures(step, path)
         return {
             "eval/psnr": float(psnr(reconstructed, self.images).mean()),
             "eval/ssim": float(ssim(reconstructed, self.images).mean()),
@@ -162,7 +162,7 @@ class DiffusionMonitor:
         pictures = self._sample(list(range(count)), self.sampler, settings.sampler_steps, settings.guidance_scale)
         if self.ranks.is_main:
             path = write_step_samples(self.folder, step, pictures, self.held_out.captions[:count])
-            self.tracker.log_pictures(step, "samples", path)
+            self.tracker.log_pictures(step, path)
 
     def draw_gallery(self, step: int) -> None:
         """Writes the final pictures: held-out captions at several guidance scales beside the real ones."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 
 PLAIN_LINE_SECONDS = 15.0
+RECENT_STEPS = 50
+"""That rate and data wait are of."""
 
 
 def duration(seconds: float) -> str:
@@ -17,7 +21,10 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Step, loss, rate, data wait and time left, on stderr; nothing where `shown` is False."""
+    """Step, loss, rate, data wait, use of the GPU, memory and time left, on stderr; nothing where `shown` is False.
+
+    On a terminal one line that is written over and over, as wide as the terminal is; in a file lines every 15 seconds.
+    """
 
     def __init__(self, name: str, total: int, start: int, shown: bool) -> None:
         self.name = name
@@ -28,21 +35,21 @@ class Progress:
         self._live = sys.stderr.isatty()
         self._started = self._printed = time.monotonic()
         self._loss = float("nan")
-        self._images = self._waited = 0.0
-        self._bad = 0.0
+        self._recent: deque[tuple[float, float, float]] = deque(maxlen=RECENT_STEPS)
 
-    def advance(self, loss: float, row: Mapping[str, float]) -> None:
-        """Counts one step, given its loss and its row of metrics."""
+    def advance(self, row: Mapping[str, float]) -> None:
+        """Counts one step, given its row of metrics."""
         self.step += 1
         # A fast exponential mean: single losses jump with their timesteps.
+        loss = row["train/loss"]
         self._loss = loss if self._loss != self._loss else 0.95 * self._loss + 0.05 * loss
-        self._images += row["speed/images_per_second"] * row["speed/step_seconds"]
-        self._waited += row["data/wait_seconds"]
-        self._bad = sum(value for key, value in row.items() if key.startswith("data/bad/"))
+        seconds = row["speed/step_seconds"]
+        self._recent.append((row["speed/images_per_second"] * seconds, row["data/wait_seconds"], seconds))
         now = time.monotonic()
         due = now - self._printed > (0.2 if self._live else PLAIN_LINE_SECONDS)
         if self.shown and (due or self.step in (self.start + 1, self.total)):
-            self._print(now)
+            self._printed = now
+            self._print(self._parts(row, max(1e-9, now - self._started)))
 
     def close(self, word: str) -> None:
         """Ends the line."""
@@ -53,16 +60,34 @@ class Progress:
                 file=sys.stderr,
             )
 
-    def _print(self, now: float) -> None:
-        self._printed = now
-        elapsed = max(1e-9, now - self._started)
+    def _parts(self, row: Mapping[str, float], elapsed: float) -> list[str]:
+        """What there is to say, the most important first."""
+        images, waited, seconds = (sum(column) for column in zip(*self._recent, strict=True))
         left = elapsed / (self.step - self.start) * (self.total - self.step)
-        line = (
-            f"{self.name} {self.step:,}/{self.total:,} {self.step / self.total:4.0%} | loss {self._loss:.4f} | "
-            f"{self._images / elapsed:.1f} images/s | data wait {self._waited / elapsed:.1%} | "
-            f"{f'bad samples {self._bad:.0f} | ' if self._bad else ''}{duration(elapsed)}, {duration(left)} left"
-        )
-        print(f"\r{line}\x1b[K" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
+        bad = sum(value for key, value in row.items() if key.startswith("data/bad/"))
+        parts = [
+            f"{self.name} {self.step:,}/{self.total:,} {self.step / self.total:4.0%}",
+            f"loss {self._loss:.4f}",
+            f"{duration(left)} left",
+            f"{images / seconds:.1f} images/s",
+            f"data wait {waited / seconds:.1%}",
+        ]
+        if "speed/mfu" in row:
+            parts.append(f"MFU {row['speed/mfu']:.1%}")
+        parts.append(f"{row['memory/peak_gib']:.1f} GiB")
+        if bad:
+            parts.append(f"bad samples {bad:.0f}")
+        return [*parts, f"{duration(elapsed)} so far"]
+
+    def _print(self, parts: list[str]) -> None:
+        if not self._live:
+            print(" | ".join(parts), file=sys.stderr, flush=True)
+            return
+        # A line that is wider than the terminal would leave one behind each time that it is written over.
+        width = shutil.get_terminal_size().columns - 1
+        while len(parts) > 1 and len(" | ".join(parts)) > width:
+            parts = parts[:-1]
+        print(f"\r{' | '.join(parts)[:width]}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 class Bar:

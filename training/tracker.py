@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from training.wandb_run import WandbRun
 
 MODES = ("auto", "online", "offline", "disabled")
-WANDB_ID_FILE = "wandb_run_id"
+X_AXES = ("step", "images_seen")
 
 
 class Tracker:
     """Writes metrics on the main rank; on the others it does nothing.
 
-    mode: 'auto' is online where WANDB_API_KEY is set and offline elsewhere. A resumed run keeps its W&B id, and
-    lines beyond the step it resumes at are cut, so that steps neither repeat nor vanish.
+    mode: 'auto' is online where WANDB_API_KEY is set and offline elsewhere. x_axis, rewind: see WandbRun. Lines beyond
+    the step that a run resumes at are cut, so that steps neither repeat nor vanish.
     """
 
     def __init__(
-        self, folder: Path, is_main: bool, config: dict[str, Any], project: str, mode: str, resume_step: int
+        self,
+        folder: Path,
+        is_main: bool,
+        config: dict[str, Any],
+        project: str,
+        mode: str,
+        x_axis: str,
+        rewind: bool,
+        resume_step: int,
     ) -> None:
-        if mode not in MODES:
-            raise ValueError(f"tracker.mode is '{mode}'; choose one of {MODES}")
+        for key, value, known in (("mode", mode, MODES), ("x_axis", x_axis, X_AXES)):
+            if value not in known:
+                raise ValueError(f"tracker.{key} is '{value}'; choose one of {known}")
         self._file: Any = None
-        self._wandb: Any = None
+        self._wandb: WandbRun | None = None
         if not is_main:
             return
         path = folder / "metrics.jsonl"
@@ -36,7 +47,10 @@ class Tracker:
         if mode == "auto":
             mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
         if mode != "disabled":
-            self._wandb = _start_wandb(folder, config, project, mode, resume_step)
+            from training.wandb_run import WandbRun, rows_of
+
+            online = mode == "online"
+            self._wandb = WandbRun(folder, config, project, online, x_axis, rewind, resume_step, rows_of(path))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Records scalars of one step."""
@@ -44,14 +58,17 @@ class Tracker:
             return
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         if self._wandb is not None:
-            self._wandb.log({**metrics, "step": step})
+            self._wandb.log(step, metrics)
 
-    def log_pictures(self, step: int, name: str, path: Path) -> None:
-        """Shows a picture file on the dashboard; the run folder has it already."""
+    def log_pictures(self, step: int, path: Path) -> None:
+        """Shows the picture file of a step on the dashboard, before its metrics; the run folder has it already."""
         if self._wandb is not None:
-            import wandb
+            self._wandb.log_pictures(step, path)
 
-            self._wandb.log({name: wandb.Image(str(path)), "step": step})
+    def alert(self, title: str, text: str, is_error: bool) -> None:
+        """Sends an alert to those who follow the run."""
+        if self._wandb is not None:
+            self._wandb.alert(title, text, is_error)
 
     def flush(self) -> None:
         """Brings every line to the disk; a checkpoint does it before it counts, so that the log never lags behind one.
@@ -61,13 +78,13 @@ class Tracker:
         if self._file is not None:
             os.fsync(self._file.fileno())
 
-    def close(self) -> None:
-        """Ends the log and the W&B run."""
+    def close(self, failed: bool) -> None:
+        """Ends the log and the W&B run. failed: by an error."""
         if self._file is not None:
             self.flush()
             self._file.close()
         if self._wandb is not None:
-            self._wandb.finish()
+            self._wandb.finish(failed)
 
 
 def _cut_after(path: Path, step: int) -> None:
@@ -85,25 +102,3 @@ def _cut_after(path: Path, step: int) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text("".join(line + "\n" for line in kept))
     partial.replace(path)
-
-
-def _start_wandb(folder: Path, config: dict[str, Any], project: str, mode: str, resume_step: int) -> Any:
-    import wandb
-
-    id_file = folder / WANDB_ID_FILE
-    if not id_file.exists():
-        id_file.write_text(secrets.token_hex(4))
-    run = wandb.init(
-        project=project,
-        name=folder.name,
-        id=id_file.read_text().strip(),
-        resume="allow",
-        dir=str(folder),
-        config=config,
-        mode="online" if mode == "online" else "offline",
-        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
-    )
-    # Our own step is the x-axis: W&B's counter starts anew when an offline run resumes.
-    run.define_metric("step")
-    run.define_metric("*", step_metric="step")
-    return run

@@ -362,3 +362,23 @@ def test_a_worker_is_silent_about_a_training_process_that_was_killed_and_about_n
     for error, told in ((ConnectionResetError(104, "reset"), False), (EOFError(), False), (ValueError("x"), True)):
         _tell_unless_abandoned(type(error), error, None)
         assert bool(capsys.readouterr().err) == told
+
+
+def test_a_batch_knows_what_was_read_for_it(folder: str) -> None:
+    """With the second pass over the samples, nothing: they are in the cache."""
+    loader = make_loader(folder)
+    batches = take(loader, 40)
+    sizes = sum(os.path.getsize(path) for path in Path(folder).glob("*.tar"))
+    read = [batch.traffic.bytes_read for batch in batches]
+    assert read[0] > 0 and read[-1] == 0
+    assert sum(read) <= sizes
+    assert all(batch.traffic.retries == 0 for batch in batches)
+
+
+def test_a_batch_knows_how_many_were_ready(folder: str) -> None:
+    stream = make_loader(folder, workers=1, batches_ahead=3).batches()
+    next(stream)
+    time.sleep(1.0)  # the worker has three more by then
+    assert next(stream).ready >= 1
+    stream.close()
+    assert [batch.ready for batch in take(make_loader(folder), 3)] == [0, 0, 0]

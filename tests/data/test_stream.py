@@ -13,6 +13,7 @@ from data import stream
 from data.errors import DataError, NotFound
 from data.store import EmbeddedStore
 from data.stream import Storage
+from data.traffic import Traffic
 
 
 class Flaky:
@@ -82,8 +83,11 @@ def test_a_block_is_fetched_once_until_forgotten(flaky: Callable[..., Flaky]) ->
 
 def test_failures_are_ridden_out(flaky: Callable[..., Flaky]) -> None:
     filesystem = flaky(3, TimeoutError("slow"))
-    assert Storage().read("x://a", 3, 5) == bytes([3, 4])
+    storage = Storage()
+    assert storage.read("x://a", 3, 5) == bytes([3, 4])
     assert filesystem.reads == 4
+    assert storage.take_traffic().retries == 3
+    assert storage.take_traffic() == Traffic()
 
 
 def test_the_last_error_names_url_error_and_attempts(flaky: Callable[..., Flaky]) -> None:

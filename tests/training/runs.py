@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from training.alerts import Alerts
 from training.build import build_loader, build_task
 from training.checkpoint import Checkpoints
 from training.compose import CONFIG_FOLDER
@@ -20,10 +21,12 @@ from training.distributed import Distributed
 from training.fit import estimate_latent_scale
 from training.goodput import GoodputMeter
 from training.loop import TrainState, fit
+from training.meter import Meter
 from training.preemption import StopRequest
 from training.retention import Retention
 from training.tasks.latents import LatentTask
 from training.tracker import Tracker
+from training.utilisation import ideal_step_seconds
 from training.watchdog import Watchdog
 
 
@@ -57,7 +60,9 @@ def train(ranks: Distributed, overrides: list[str], folder: Path, until: int) ->
         task.load_extra_state(manifest.extra)
     elif isinstance(task, LatentTask) and config.first_stage.scale is None:
         estimate_latent_scale(task, loader)
-    tracker = Tracker(folder, ranks.is_main, {}, "test", "disabled", state.step)
+    meter = Meter(task.engines, ranks.device, config.tracker.detail_every, ideal_step_seconds(config, ranks.world))
+    tracker = Tracker(folder, ranks.is_main, {}, "test", "disabled", "step", False, state.step)
+    alerts = Alerts(instantiate(config.alerts), tracker, ["here"] * ranks.world, ranks.is_main)
     with contextlib.closing(loader.batches(state.step)) as batches:
         fit(
             task,
@@ -70,13 +75,15 @@ def train(ranks: Distributed, overrides: list[str], folder: Path, until: int) ->
             config.checkpoint.every,
             checkpoints,
             NoMonitor(),
+            meter,
+            alerts,
             tracker,
             ranks,
             StopRequest(),
             Watchdog(None, folder, 0, ranks.rank, ranks.world, loader.whereabouts),
             GoodputMeter(folder, ranks.is_main),
         )
-    tracker.close()
+    tracker.close(failed=False)
     ranks.barrier()
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return task, rows

@@ -52,15 +52,20 @@ class Cluster:
 def cluster_of(config: DictConfig) -> Cluster:
     """From the settings below `cluster`. Raises ConfigurationError for an unknown GPU, or numbers that can't be."""
     settings = config.cluster
-    known = choices(FOLDER)
-    if settings.gpu not in known:
-        raise ConfigurationError("cluster.gpu", settings.gpu, f"choose one of {', '.join(known)}")
+    gpu = gpu_named("cluster.gpu", settings.gpu)
     for key in ("nodes", "gpus_per_node"):
         value: Any = settings[key]
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigurationError(f"cluster.{key}", value, "it must be a whole number of at least 1")
-    card = OmegaConf.load(CONFIG_FOLDER / FOLDER / f"{settings.gpu}.yaml")
-    gpu = Gpu(**{field.name: card[field.name] for field in fields(Gpu)})  # type: ignore[index]
     if settings.price_per_gpu_hour is not None:
         gpu = replace(gpu, price_per_hour=float(settings.price_per_gpu_hour))
     return Cluster(gpu, settings.nodes, settings.gpus_per_node)
+
+
+def gpu_named(key: str, name: str) -> Gpu:
+    """The GPU that a setting names. Raises ConfigurationError where there is no such file."""
+    known = choices(FOLDER)
+    if name not in known:
+        raise ConfigurationError(key, name, f"choose one of {', '.join(known)}")
+    card = OmegaConf.load(CONFIG_FOLDER / FOLDER / f"{name}.yaml")
+    return Gpu(**{field.name: card[field.name] for field in fields(Gpu)})  # type: ignore[index]

@@ -73,7 +73,8 @@ def count(config: DictConfig) -> Counted:
 
     def encode(batch: int) -> Pass:
         def run() -> None:
-            first_stage.encode(images(batch, size, torch.uint8), latents(batch, torch.float32))
+            if config.data.latents is None:
+                first_stage.encode(images(batch, size, torch.uint8), latents(batch, torch.float32))
             frozen(given(batch))
 
         return count_inference(nn.ModuleList([first_stage, frozen]), run)
