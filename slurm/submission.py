@@ -74,8 +74,8 @@ def submission_of(command: Command, typed: str, waits_for: Path | None = None) -
 def _array_fits(command: Command, config: DictConfig) -> None:
     if config.grid and command.verb != "train":
         raise ConfigurationError("grid", OmegaConf.to_container(config.grid), "it is of `ldm submit train` alone")
-    if config.shares is not None and command.verb not in ("prepare latents", "prepare index"):
-        raise ConfigurationError("shares", config.shares, "`prepare latents` and `prepare index` alone can be split")
+    if config.shares is not None and command.verb != "prepare latents":
+        raise ConfigurationError("shares", config.shares, "it is of `ldm submit prepare latents` alone")
     for key in ("shares", "at_once"):
         value = config[key]
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -86,19 +86,19 @@ def _train(command: Command, config: DictConfig, profile: Profile, typed: str) -
     from training.train import check
 
     command = _with_scratch(command, profile)
-    variants = list(_grid(command, config.grid))
-    configs = [variant.composed() for variant in variants]
+    base = command.composed()
+    variants = list(_grid(command, config.grid, base.run))
+    configs = [variant.composed() for variant in variants] if config.grid else [base]
     for one in configs:
         check(one, profile.ranks)
     told = planned.summary(variants[0], profile, bool(config.check_memory))
-    base = _absolute(command.composed().run.folder)
     preflight = of_cluster(command.own)
     job = _job(
         command,
         profile,
         typed,
-        name=f"ldm-{_plain_name(command.composed().run.name)}",
-        folder=base,
+        name=f"ldm-{_plain_name(base.run.name)}",
+        folder=_absolute(base.run.folder),
         arguments=[variant.overrides for variant in variants],
     )
     job = replace(job, at_once=config.at_once, preflight=preflight if profile.preflight["enabled"] else None)
@@ -125,20 +125,19 @@ def _prepare_latents(command: Command, config: DictConfig, profile: Profile, typ
     folder = _absolute(own.run.folder)
     name = f"ldm-latents-{_plain_name(own.run.name)}"
     job = _job(command, profile, typed, name, folder, [["latents", *command.overrides]])
-    return Submission(
-        replace(job, shares=config.shares, at_once=config.at_once), command, [folder], own, _shares(config)
-    )
+    told = [] if config.shares is None else [f"{config.shares} array tasks share the shards"]
+    return Submission(replace(job, shares=config.shares, at_once=config.at_once), command, [folder], own, told)
 
 
 def _prepare(command: Command, config: DictConfig, profile: Profile, typed: str) -> Submission:
-    """One process: nothing in it is divided but by shares."""
+    """One process on one node."""
     own = command.composed()
     _has_values(own)
     profile = replace(profile, nodes=1, gpus_per_node=0, tasks_per_node=1)
     folder = _absolute("runs/prepare")
     words = command.verb.split()[1:]
     job = _job(command, profile, typed, "ldm-prepare", folder, [[*words, *command.overrides]])
-    return Submission(replace(job, shares=config.shares, at_once=config.at_once), command, [], own, _shares(config))
+    return Submission(job, command, [], own, [])
 
 
 def _job(
@@ -162,8 +161,8 @@ def _program(profile: Profile) -> Path:
     return path
 
 
-def _grid(command: Command, grid: DictConfig) -> Iterator[Command]:
-    """A command for each combination of values, with a run of its own."""
+def _grid(command: Command, grid: DictConfig, run: DictConfig) -> Iterator[Command]:
+    """A command for each combination of values, with a run of its own, which is called after `run`."""
     choices: dict[str, Any] = OmegaConf.to_container(grid)  # type: ignore[assignment]
     if not choices:
         yield command
@@ -171,7 +170,8 @@ def _grid(command: Command, grid: DictConfig) -> Iterator[Command]:
     for key, values in choices.items():
         if not isinstance(values, list) or not values:
             raise ConfigurationError(f"grid.{key}", values, "give a list of values: {learning_rate.base: [1e-4, 2e-4]}")
-    run = command.composed().run
+    if OmegaConf.is_missing(run, "name"):
+        raise ConfigurationError("run.name", "???", "it has no value; the runs of the grid are called after it")
     for number, values in enumerate(itertools.product(*choices.values())):
         chosen = [f"{key}={_written(value)}" for key, value in zip(choices, values, strict=True)]
         places = [f"run.name={run.name}-{number}"]
@@ -206,7 +206,3 @@ def _absolute(folder: str) -> Path:
 
 def _plain_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
-
-
-def _shares(config: DictConfig) -> list[str]:
-    return [] if config.shares is None else [f"{config.shares} array tasks share the shards"]
