@@ -21,9 +21,10 @@ class BatchJob:
 
     script: train, evaluate or prepare: the .sbatch file whose steps the job takes. arguments: of `ldm` after that verb;
     several lists are an array's, one a task. shares: array tasks that share one list of arguments; None: no such array.
-    at_once: array tasks that may run at the same time; None: all. name: of the job. log: its path, with %j for the job's
-    number. folder: where relative paths start. ldm: the command's path outside containers. typed: the command that it is from.
-    preflight: arguments of `ldm preflight` beside the run's; None: none is held.
+    at_once: array tasks that may run at the same time; None: all. name: of the job. log: its path, with %j for the
+    job's number. folder: where relative paths start. ldm: the command's path outside containers. mounts: folders that
+    containers need. typed: the command that the job is from. preflight: arguments of `ldm preflight` beside the run's;
+    None: none is held.
     """
 
     script: str
