@@ -60,7 +60,7 @@ def of_cluster(overrides: list[str]) -> list[str]:
 
 def split(arguments: list[str], config_name: str) -> tuple[list[str], list[str]]:
     """Arguments that set what conf/`config_name`.yaml has at its top, and the others."""
-    names = set(OmegaConf.load(compose.CONFIG_FOLDER / f"{config_name}.yaml")) - {"defaults", "hydra"}  # type: ignore[arg-type]
+    names = set(OmegaConf.load(compose.CONFIG_FOLDER / f"{config_name}.yaml")) - {"defaults", "hydra"}
     names.add("cluster")
     own, others = [], []
     for argument in arguments:

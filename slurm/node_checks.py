@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from data.errors import DataError
 from data.stream import Storage
@@ -73,7 +73,9 @@ def check_store(finding: Finding, config: DictConfig, number: int, megabytes_per
     """
     if config.data.embedded_store:
         return
-    storage: Storage = component(config, "data.storage")
+    uncached = OmegaConf.merge(config, {"data": {"storage": {"cache_folder": None}}})  # which would be measured instead
+    assert isinstance(uncached, DictConfig)
+    storage: Storage = component(uncached, "data.storage")
     try:
         if config.data.prepare is not None:
             storage.check_writable_place(config.data.url)

@@ -58,17 +58,17 @@ def submit(script: Path, profile: Profile, options: Sequence[str] = ()) -> str:
 
 
 def live(jobs: Sequence[str]) -> dict[str, str]:
-    """The state of those jobs that wait or run, by number."""
+    """The state of those jobs that wait or run, by number; of an array that of one of its tasks."""
     states = {}
     for job in jobs:
         try:
-            found = re.search(r"\bJobState=(\w+)", run("scontrol", "show", "job", job, "--oneliner"))
+            found = re.findall(r"\bJobState=(\w+)", run("scontrol", "show", "job", job, "--oneliner"))
         except SlurmError as error:
             if "Invalid job id" in str(error):  # so long ago that Slurm has forgotten it
                 continue
             raise
-        if found and found[1] not in ENDED:
-            states[job] = found[1]
+        if living := [state for state in found if state not in ENDED]:
+            states[job] = living[0]
     return states
 
 

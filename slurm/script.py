@@ -57,7 +57,8 @@ def render(job: BatchJob) -> str:
     _, head, body = re.split(r"\n\n(?=#SBATCH|set -u)", template, maxsplit=2)
     assert body.count(FUNCTIONS) == 1, f"{job.script}.sbatch takes {FUNCTIONS} in once"
     shell = "#!/bin/bash -l" if job.profile.modules else "#!/bin/bash"  # a login shell, as it knows `module`
-    written = f"# Written by: {job.typed}\n# Submit it again, to go on where that run stopped, with: sbatch <this file>"
+    typed = " ".join(job.typed.splitlines())  # all of it is a comment
+    written = f"# Written by: {typed}\n# Submit it again, to go on where that run stopped, with: sbatch <this file>"
     functions = (HERE / "ranks.sh").read_text().rstrip()
     settings = "\n".join(_settings(job))
     body = body.replace(FUNCTIONS, f"{settings}\n\n{functions}")
@@ -134,10 +135,8 @@ def _settings(job: BatchJob) -> Iterator[str]:
             folder = name.removesuffix("_DIR").removesuffix("_CACHE").lower()
             yield f"export {name}={shlex.quote(f'{profile.scratch}/{folder}')}"
     yield from _program(job)
-    if job.preflight is None:
-        yield "LDM_PREFLIGHT=off"
-    else:
-        yield f"preflight=({shlex.join(job.preflight)})"
+    if job.script == "train":
+        yield "LDM_PREFLIGHT=off" if job.preflight is None else f"preflight=({shlex.join(job.preflight)})"
     yield ""
     yield from _arguments(job)
 

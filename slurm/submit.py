@@ -61,6 +61,8 @@ def _follower(key: str, text: str, first: Submission, typed: str) -> Submission:
     if command.verb == "train" and not text.startswith("train"):
         raise ConfigurationError(key, text, "begin with the verb, such as evaluate")
     cluster = of_cluster(first.command.own)
+    if others := [own for own in command.own if own not in of_cluster(command.own)]:
+        raise ConfigurationError(key, text, f"{others[0]} is for what is submitted first; leave it out here")
     if len(first.runs) != 1:
         raise ConfigurationError(key, text, "it follows one run, and an array or a preparation has none or many")
     return submission_of(Command(command.verb, command.overrides, [*cluster, *command.own]), typed, first.runs[0])
@@ -68,13 +70,16 @@ def _follower(key: str, text: str, first: Submission, typed: str) -> Submission:
 
 def _check_here(submission: Submission) -> None:
     """What can be known on this machine, now. Raises DataError, ConfigurationError or queue.SlurmError."""
+    from training.data_sources import without_latents
     from training.dataset import check_places
     from training.launch import hold_run_folder
 
     script = _write(submission, f"{_stem(submission)}.sbatch")
     queue.test(script, submission.job.profile)
-    if submission.command.verb in ("train", "prepare latents"):
+    if submission.command.verb == "train":
         check_places(submission.config)
+    elif submission.command.verb == "prepare latents":
+        check_places(without_latents(submission.config))
     if submission.holds_runs:
         for folder in submission.runs:
             if states := queue.live([job["job"] for job in jobs_of(folder) if job["holds"]]):
