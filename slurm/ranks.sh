@@ -80,7 +80,7 @@ check_nodes() {
 }
 
 # requeue [NODES]: back into the queue, for other nodes than these. Slurm takes a list of nodes for jobs that wait alone,
-# so it is told after the job has been sent there; it ends this script with SIGTERM meanwhile.
+# so it is told after the job has been sent there, in the seconds that SIGTERM leaves to this script.
 requeue() {
     trap '' TERM
     echo "job $job: back into the queue${1:+, without $1}"
@@ -88,6 +88,6 @@ requeue() {
     before=$(scontrol show job "$job" | sed -n 's/^ *ExcNodeList=//p' | grep -v null)
     scontrol requeue "$job"
     if [ -n "${1:-}" ]; then
-        scontrol update "JobId=$job" "ExcNodeList=${before:+$before,}$1"
+        until scontrol update "JobId=$job" "ExcNodeList=${before:+$before,}$1"; do sleep 1; done
     fi
 }

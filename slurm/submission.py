@@ -60,7 +60,8 @@ def submission_of(command: Command, typed: str, waits_for: Path | None = None) -
             remedy = (
                 "credentials don't belong into a command, which is written into scripts; set AWS_ACCESS_KEY_ID, ..."
             )
-            raise ConfigurationError(*USER_IN_URL.sub("://***@", argument).split("=", 1), remedy)
+            key, _, value = USER_IN_URL.sub("://***@", argument).partition("=")
+            raise ConfigurationError(key, value, remedy)
     config = compose.composed("submit", command.own)
     profile = profile_of(config)
     if waits_for is not None and command.verb == "evaluate" and not command.given("run"):

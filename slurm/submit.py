@@ -8,12 +8,14 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from slurm import queue
 from slurm.command import Command, of_cluster, parse
 from slurm.dashboard import dashboard
+from slurm.places import check_stores
 from slurm.script import render
 from slurm.submission import FOLDER, Submission, submission_of
 from training import compose
@@ -38,6 +40,7 @@ def run(command: Command, typed: str, config: DictConfig) -> None:
     """Checks everything, then submits the job and those that follow it."""
     from training.job import user_errors
 
+    wrong: tuple[type[Exception], ...] = (queue.SlurmError, *user_errors())
     try:
         first = submission_of(command, typed)
         followers = [(key, _follower(key, text, first, typed)) for key in DEPENDENCY for text in config[key]]
@@ -51,7 +54,7 @@ def run(command: Command, typed: str, config: DictConfig) -> None:
         job = _submit(first)
         for key, follower in followers:
             _submit(follower, f"--dependency={DEPENDENCY[key]}:{job}", "--kill-on-invalid-dep=yes")
-    except (queue.SlurmError, *user_errors()) as error:
+    except wrong as error:
         compose.fail(str(error))
 
 
@@ -70,16 +73,11 @@ def _follower(key: str, text: str, first: Submission, typed: str) -> Submission:
 
 def _check_here(submission: Submission) -> None:
     """What can be known on this machine, now. Raises DataError, ConfigurationError or queue.SlurmError."""
-    from training.data_sources import without_latents
-    from training.dataset import check_places
     from training.launch import hold_run_folder
 
     script = _write(submission, f"{_stem(submission)}.sbatch")
     queue.test(script, submission.job.profile)
-    if submission.command.verb == "train":
-        check_places(submission.config)
-    elif submission.command.verb == "prepare latents":
-        check_places(without_latents(submission.config))
+    check_stores(submission)
     if submission.holds_runs:
         for folder in submission.runs:
             if states := queue.live([job["job"] for job in jobs_of(folder) if job["holds"]]):
@@ -126,7 +124,7 @@ def _stem(submission: Submission) -> str:
     return submission.command.verb.replace(" ", "_")
 
 
-def jobs_of(folder: Path) -> list[dict[str, str]]:
+def jobs_of(folder: Path) -> list[dict[str, Any]]:
     """The jobs that were submitted for a run."""
     path = folder / FOLDER / JOBS
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
