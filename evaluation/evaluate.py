@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,15 +43,20 @@ def run(config: DictConfig) -> None:
         logging.getLogger(name).setLevel(logging.INFO)
     ranks = initialise()
     try:
-        evaluate(config, ranks)
+        if config.watch:
+            from evaluation.watch import watch
+
+            watch(config, build_protocol(config), ranks, partial(evaluate, config, ranks))
+        else:
+            evaluate(config, ranks)
     finally:
         shut_down()
 
 
-def evaluate(config: DictConfig, ranks: Distributed) -> None:
+def evaluate(config: DictConfig, ranks: Distributed, checkpoint: Path | None = None) -> None:
     """Measures config.run by config.protocol, or by all that config.sweep makes of it.
 
-    The results lie in <run>/evaluation/ afterwards.
+    checkpoint: the one that is measured; None: the newest. The results lie in <run>/evaluation/ afterwards.
     """
     from evaluation.drawing import SOURCES, Samples, check_data
     from evaluation.metrics.metric import Sizes
@@ -68,7 +74,7 @@ def evaluate(config: DictConfig, ranks: Distributed) -> None:
         known = known_reference(config, protocol, networks, ranks)
         real = protocol.captions if known is None else int(known[0].statistics.count)
         networks.metrics(protocol.metrics, Sizes(protocol.captions, real))  # what can't be measured is named first
-        source = SOURCES[protocol.draws](folder, protocol, ranks)
+        source = SOURCES[protocol.draws](checkpoint or folder, protocol, ranks)
         if isinstance(source, Samples) and protocol.image_size != source.trained_size and ranks.is_main:
             log.warning("the run was trained at %d pixels and draws at %d", source.trained_size, protocol.image_size)
         with source.samples(config, protocol, ranks) as samples:

@@ -8,6 +8,7 @@ import sys
 VERBS = {
     "train": ("training.train", "train a model, or go on with an interrupted run"),
     "plan": ("training.plan", "tell what a run will need: memory, time, cost"),
+    "submit": ("slurm.submit", "check a job, write its batch script, and hand it to Slurm"),
     "prepare": ("training.prepare", "write a data set as tar shards with an index"),
     "prepare index": ("training.prepare_index", "index the tar shards that others wrote"),
     "prepare latents": ("training.prepare_latents", "encode an experiment's images once, to train on their latents"),
@@ -17,6 +18,7 @@ VERBS = {
     "user_study": ("evaluation.user_study", "write a page that asks people which pictures are better"),
     "export": ("evaluation.export", "write a run's model for diffusers, or under the published names"),
     "report": ("evaluation.report", "write a run's report.html anew"),
+    "preflight": ("slurm.preflight", "check a job's nodes and the network between them, as train.sbatch does first"),
     "doctor": ("training.doctor", "check checkpoints, byte by byte, and list what they hold"),
 }
 

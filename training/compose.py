@@ -44,7 +44,7 @@ def command(
         given = {override.partition("=")[0] for override in overrides}
         sys.argv += [override for override in shown_in_help if override.partition("=")[0] not in given]
     else:
-        _check_overrides(config_name, overrides)
+        check_overrides(config_name, overrides)
 
     def run_or_fail(config: DictConfig) -> None:
         try:
@@ -74,7 +74,7 @@ def _overrides(arguments: list[str]) -> list[str]:
     ]
 
 
-def _check_overrides(config_name: str, overrides: list[str]) -> None:
+def check_overrides(config_name: str, overrides: list[str]) -> None:
     """Ends the process when an override can't be read, is of no setting, or isn't of the setting's type."""
     for override in overrides:
         try:

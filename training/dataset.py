@@ -71,6 +71,23 @@ def make_ready(config: DictConfig) -> None:
     )
 
 
+def check_places(config: DictConfig) -> None:
+    """Asks the store for what `make_ready` will need, and changes nothing. Raises DataError.
+
+    Nothing is asked where the store is the run's own; shards that a source is yet to write needn't be there.
+    """
+    if config.data.embedded_store:
+        return
+    storage: Storage = component(config, "data.storage")
+    if config.data.prepare is not None:
+        with _about("data.url", config.data.url):
+            storage.check_writable_place(config.data.url)
+        return
+    for source in [*sources_of(config), held_out_source(config)]:
+        with _about(source.key, source.urls):
+            storage.check(source.urls)
+
+
 def make_index(source: SourceSettings, config: DictConfig, storage: Storage) -> None:
     """Writes an index of the run's own, unless the source's shards have one with all that is needed.
 

@@ -54,10 +54,11 @@ def encode_sources(config: DictConfig, ranks: Distributed) -> bool:
         encoder = Encoder(first_stage, key, folder, storage, ranks.device)
         count = len(source.index.shards)
         there = set(ranks.broadcast_object(storage.list(folder) if ranks.is_main else None))
-        left = [number for number in range(count) if encoder.note_url(number) not in there]
+        own = shards_of_share(config, count)
+        left = [number for number in own if encoder.note_url(number) not in there]
         mine = left[ranks.rank :: ranks.world]
         if ranks.is_main:
-            log.info("latents in %s: %d of %d shards to write, on %d ranks", folder, len(left), count, ranks.world)
+            log.info("latents in %s: %d of %d shards to write, on %d ranks", folder, len(left), len(own), ranks.world)
         with contextlib.closing(_parts(config, source.index, storage, mine)) as parts:
             stopped = not _encode(encoder, parts, source.index, mine, bad, stop, ranks)
         if ranks.any(stopped):
@@ -65,8 +66,30 @@ def encode_sources(config: DictConfig, ranks: Distributed) -> bool:
                 log.info("stopped; the same command goes on with the shards that are left")
             return False
         if ranks.is_main:
-            _finish(encoder, source.index, source.name or "latents")
+            written = set(storage.list(folder))
+            if all(encoder.note_url(number) in written for number in range(count)):
+                _finish(encoder, source.index, source.name or "latents")
+            else:
+                log.info("latents in %s: the share is written; the index comes with the last of the others", folder)
         ranks.barrier()
+    return True
+
+
+def shards_of_share(config: DictConfig, count: int) -> range:
+    """Numbers of the shards that a share writes, of so many: every share.of-th one."""
+    return range(config.share.number, count, config.share.of)
+
+
+def share_is_written(config: DictConfig, storage: Storage) -> bool:
+    """Whether all shards of this share are there, of all sources."""
+    for source in training_sources(without_latents(config), storage):
+        folder = latents_folder(config.data.latents, source.name)
+        key, there = LatentsKey.read(folder, storage), set(storage.list(folder))
+        if key is None:
+            return False
+        names = (key.shard_name(number) for number in shards_of_share(config, len(source.index.shards)))
+        if not all(join(folder, f"{name}.json") in there for name in names):
+            return False
     return True
 
 

@@ -29,6 +29,8 @@ def main() -> None:
 
 def run(config: DictConfig) -> None:
     """Starts the local ranks, or is one of the ranks that a launcher started."""
+    if config.share.of > 1:  # shares run at the same time, and a run folder has one job at a time
+        config.run.folder = f"{config.run.folder}/share-{config.share.number}-of-{config.share.of}"
     run_job(config, Job("training.prepare_latents", check, make_ready, encode, finished, PATIENCE_MINUTES))
 
 
@@ -43,6 +45,9 @@ def check(config: DictConfig, world: int) -> None:
         raise ConfigurationError("data.latents", None, "name the folder that the latents are to be written to")
     if config.precision not in PRECISIONS:
         raise ConfigurationError("precision", config.precision, f"choose one of {', '.join(PRECISIONS)}")
+    number, of = config.share.number, config.share.of
+    if not 0 <= number < of:
+        raise ConfigurationError("share.number", number, f"choose one of 0 ... {of - 1}, as share.of={of}")
     check_settings(config, 1)  # any number of ranks will do: they share shards, and no batch
     check_models(config)
     component(config, "first_stage")
@@ -83,13 +88,16 @@ def encode(config: DictConfig, ranks: Distributed) -> bool:
 
 
 def finished(config: DictConfig) -> bool:
-    """Whether every source has its latents."""
+    """Whether every source has its latents, or its part of them where this is one share of several."""
     from data.index import INDEX_NAME
     from data.stream import Storage, join
     from training.components import component
     from training.data_sources import sources_of
+    from training.encode import share_is_written
 
     storage: Storage = component(config, "data.storage")
+    if config.share.of > 1:
+        return share_is_written(config, storage)
     return all(storage.exists(join(str(source.urls), INDEX_NAME)) for source in sources_of(config))
 
 

@@ -28,6 +28,15 @@ SUBNET = "10.232.0"
 CONTROLLER_PORT, NODE_PORT = 6817, 6818  # the daemons have networks of their own, so nothing can be in the way
 CPUS = 4
 START_SECONDS = 30.0
+ACCOUNTS = """
+-- Answers as a site with accounting does, which needs a data base: partition lab wants an account, and knows one.
+function slurm_job_submit(job, partitions, user)
+    if job.partition == "lab" and job.account ~= "physics" then return slurm.ESLURM_INVALID_ACCOUNT end
+    return slurm.SUCCESS
+end
+function slurm_job_modify(job, record, partitions, user) return slurm.SUCCESS end
+return slurm.SUCCESS
+"""
 
 
 def reason_to_skip() -> str | None:
@@ -72,19 +81,32 @@ class Cluster:
             wait_for(lambda: not self.client("squeue", "--noheader"), 15)
         self._end()
 
-    def client(self, *command: str, environment: dict[str, str] | None = None, cwd: Path | None = None) -> str:
-        """Runs a Slurm command as a user on the login node; returns its standard output."""
+    def client(
+        self, *command: str, environment: dict[str, str] | None = None, cwd: Path | None = None, seconds: float = 20
+    ) -> str:
+        """Runs a command as a user on the login node; returns its standard output."""
         done = subprocess.run(
             ["nsenter", f"--target={self._holders['controller']}", "--net", *command],
             env={**self._environment(), **(environment or {})},
             cwd=cwd,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=seconds,
         )
         if done.returncode:
             raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
         return done.stdout.strip()
+
+    def commands(self) -> dict[str, str]:
+        """Variables with which Slurm's commands do, in any process, what they do on the login node."""
+        folder = self.folder / "bin"
+        folder.mkdir(exist_ok=True)
+        enter = f"nsenter --target={self._holders['controller']} --net"
+        for program in ("sbatch", "scontrol", "sinfo", "squeue", "scancel"):
+            path = folder / program
+            path.write_text(f'#!/bin/sh\nexec {enter} {shutil.which(program)} "$@"\n')
+            path.chmod(0o755)
+        return {**self._environment(), "PATH": f"{folder}:{os.environ['PATH']}"}
 
     def job(self, number: str) -> dict[str, str]:
         """What `scontrol show job` knows: JobState, Restarts, ExitCode, ..."""
@@ -139,8 +161,9 @@ class Cluster:
             raise RuntimeError(f"cluster didn't start:\n{self.logs()}") from None
 
     def _all_idle(self) -> bool:
+        ask = ("sinfo", "--Node", "--noheader", "--partition=main", "--format=%T")
         with contextlib.suppress(subprocess.SubprocessError):
-            return self.client("sinfo", "--Node", "--noheader", "--format=%T").split() == ["idle"] * len(self.nodes)
+            return self.client(*ask).split() == ["idle"] * len(self.nodes)
         return False
 
     def logs(self) -> str:
@@ -218,7 +241,9 @@ class Cluster:
             "KillWait=10",
             f"SlurmdTimeout={self.silent_seconds}",
             "GresTypes=gpu",
+            "JobSubmitPlugins=lua",
             "PartitionName=main Nodes=ALL Default=YES State=UP",
+            "PartitionName=lab Nodes=ALL State=UP",
         ]
         devices = []
         for node, gpus in self.nodes.items():
@@ -230,12 +255,19 @@ class Cluster:
                 device = folder / f"{node}-gpu{number}"
                 os.mknod(device, 0o600 | 0o020000, os.makedev(1, 3))  # slurmd insists on a character device
                 devices.append(f"NodeName={node} Name=gpu File={device}")
+        (folder / "job_submit.lua").write_text(ACCOUNTS)
         (folder / "slurm.conf").write_text("".join(line + "\n" for line in lines))
         (folder / "gres.conf").write_text("".join(line + "\n" for line in devices))
 
     def _environment(self) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-        return {**clean, "SLURM_CONF": str(self.folder / "slurm.conf")}
+        # Tests that are of the pre-flight switch it on: it takes longer than most of what the others do.
+        return {**clean, "SLURM_CONF": str(self.folder / "slurm.conf"), "LDM_PREFLIGHT": "off"}
+
+    def on_node(self, name: str, *command: str) -> None:
+        """Runs a command as root of a node, with its network and its mounts."""
+        holder = f"--target={self._holders[name]}"
+        subprocess.run(["nsenter", holder, "--net", "--mount", *command], check=True, capture_output=True, text=True)
 
     def _inside(self, name: str, *command: str) -> None:
         enter = ["nsenter", f"--target={self._holders[name]}", "--net"]

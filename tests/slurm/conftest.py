@@ -1,4 +1,4 @@
-"""One cluster for all tests of this folder: two nodes without GPUs, two that claim two GPUs each."""
+"""One cluster for all tests of this folder: three nodes without GPUs, two that claim two GPUs each."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def cluster() -> Iterator[Cluster]:
     """Running daemons. Skips, with the reason, where there can be none."""
     if reason := reason_to_skip():
         pytest.skip(reason)
-    with Cluster({"node1": 0, "node2": 0, "gpu1": 2, "gpu2": 2}) as running:
+    with Cluster({"node1": 0, "node2": 0, "gpu1": 2, "gpu2": 2, "node3": 0}) as running:
         yield running

@@ -56,11 +56,11 @@ def test_a_checkpointed_unet_computes_its_stages_twice_and_keeps_less() -> None:
     assert again.activation_bytes < 0.5 * whole.activation_bytes
 
 
-@pytest.mark.parametrize("gpu", compose.choices("cluster"))
+@pytest.mark.parametrize("gpu", compose.choices("gpu"))
 def test_every_gpu_says_all_that_a_plan_needs_and_where_it_is_from(gpu: str) -> None:
     found = cluster_of(composed("experiment=demo", f"cluster.gpu={gpu}", "cluster.nodes=3"))
     assert found.ranks == 24
-    text = (compose.CONFIG_FOLDER / "cluster" / f"{gpu}.yaml").read_text()
+    text = (compose.CONFIG_FOLDER / "gpu" / f"{gpu}.yaml").read_text()
     assert "data sheet" in text.splitlines()[0]
     assert all(isinstance(value, float) and value > 0 for name, value in yaml.safe_load(text).items() if name != "name")
 

@@ -169,6 +169,19 @@ def message_of(
     return err.splitlines()[-1].removeprefix("error: ")
 
 
+def test_shares_together_write_what_one_job_does(overrides: list[str], tmp_path: Path, on_ranks: OnRanks) -> None:
+    latents, apart = tmp_path / "latents", tmp_path / "apart"
+    prepare(on_ranks, 1, overrides)
+    shares = [[*overrides, f"data.latents={apart}", f"share.number={number}", "share.of=2"] for number in (1, 0)]
+    prepare(on_ranks, 1, shares[0])
+    assert not list(apart.rglob("index.json"))
+    prepare(on_ranks, 2, shares[1])
+    assert {name: content for name, content in files(apart).items() if name.endswith(".tar")} == {
+        name: content for name, content in files(latents).items() if name.endswith(".tar")
+    }
+    assert files(apart).keys() == files(latents).keys()
+
+
 def test_training_refuses_latents_that_do_not_fit(
     tiny_diffusion: list[str],
     first_stage_weights: Path,
@@ -232,6 +245,7 @@ def test_what_cannot_be_encoded_beforehand_is_refused(
     for overrides, says in (
         ([*tiny_diffusion], "data.latents=null: name the folder that the latents are to be written to"),
         ([*tiny_diffusion, latents, "precision=fp32"], "precision=fp32: choose one of fp16, bf16"),
+        ([*tiny_diffusion, latents, "share.number=2"], "share.number=2: choose one of 0 ... 0, as share.of=1"),
     ):
         assert message_of(["prepare", "latents"], [*overrides, *rest], monkeypatch, capsys) == says
 

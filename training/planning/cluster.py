@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from training.compose import CONFIG_FOLDER, choices
 from training.errors import ConfigurationError
 
-FOLDER = "cluster"
+FOLDER = "gpu"
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ def _data(plan: Plan) -> Iterator[str]:
 
 def _assumptions(plan: Plan) -> Iterator[str]:
     assume, gpu = plan.assume, plan.cluster.gpu
-    yield "\nAssumed (assume.*, conf/cluster):"
+    yield "\nAssumed (assume.*, conf/gpu):"
     told = [
         f"counted FLOPs run at {percent(assume.utilisation)} of the peak, {gpu.bf16_flops_per_second / 1e12:.0f} "
         f"TFLOP/s in bf16 and fp16, {gpu.fp32_flops_per_second / 1e12:.0f} in fp32, for any micro-batch",
@@ -210,3 +210,21 @@ def _assumptions(plan: Plan) -> Iterator[str]:
         "prices are assumptions; looking at the model (monitor.*) and starting take no time",
     ]
     yield from (f"  - {text}" for text in told)
+
+
+def brief(plan: Plan) -> Iterator[str]:
+    """What a run takes, in two lines; one where nothing fits."""
+    machines = f"{plan.cluster.nodes} x {plan.cluster.gpus_per_node} {plan.cluster.gpu.name}"
+    if plan.chosen is None or plan.step is None:
+        yield f"on {machines} nothing fits with engine=zero{plan.config.engine.zero_stage}"
+        return
+    seconds = plan.config.steps * plan.step.seconds
+    hours = seconds / 3600 * plan.cluster.ranks
+    yield (
+        f"on {machines}: batch.micro_size={plan.chosen.micro_batch} is the largest that fits, a rank takes "
+        f"{gigabytes(plan.room.taken(plan.chosen.parts))} of {gigabytes(plan.room.memory_bytes)} GB then"
+    )
+    yield (
+        f"{whole(plan.config.steps)} steps of {1000 * plan.step.seconds:.0f} ms: {duration(seconds)}, "
+        f"{whole(hours)} GPU-hours, ${whole(hours * plan.cluster.gpu.price_per_hour)}; as `ldm plan` reckons"
+    )
