@@ -63,6 +63,7 @@ def render(template: str, runs: Sequence[RunRecord], groups: Sequence[Group], **
     return fill(
         template,
         ("pictures.js", "charts.js"),
+        restarted=any(run.restarts for run in runs),
         data=_embedded(data) if charts else None,
         groups=[
             {"title": group.title, "in_pairs": group.in_pairs, "figures": [next(figures) for _ in group.charts]}

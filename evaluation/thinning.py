@@ -17,7 +17,7 @@ NOISY_TURNS = 0.3
 class Thin:
     """A series, whole or in buckets of equally many points.
 
-    steps: int64 [N], of a bucket its middle. means: float64 [N]. lows, highs: each bucket's extremes, so that a spike
+    steps: int64 [N], of a bucket its middle, of the first and the last the ends. means: float64 [N]. lows, highs: each bucket's extremes, so that a spike
     of a single step is never lost; None where the series is whole, and each point is its own bucket.
     """
 
@@ -43,8 +43,10 @@ def thin(series: Series, buckets: int) -> Thin:
         return Thin(series.steps, series.values)
     starts = np.arange(buckets) * count // buckets
     sizes = np.diff(starts, append=count)
+    middles = series.steps[starts + sizes // 2]
+    middles[0], middles[-1] = series.steps[0], series.steps[-1]
     return Thin(
-        series.steps[starts + sizes // 2],
+        middles,
         np.add.reduceat(series.values, starts) / sizes,
         np.minimum.reduceat(series.values, starts),
         np.maximum.reduceat(series.values, starts),

@@ -205,7 +205,7 @@ class Chart {
       parts.push(`<line x1="0" x2="1000" y1="${place.toFixed(1)}" y2="${place.toFixed(1)}"/>`);
       this.label("y", { bottom: `${100 * this.up(y)}%` }, FORMATS[this.format](y));
     }
-    for (const [x, text] of AXES[state.axis].ticks(low, high, Math.max(2, Math.floor(this.plot.clientWidth / 110))))
+    for (const [x, text] of AXES[state.axis].ticks(low, high, Math.max(3, Math.floor(this.plot.clientWidth / 110))))
       this.label("x", { left: `${100 * this.left(x)}%` }, text);
     for (const run of new Set(lines.map(line => line.run)))
       for (const step of data.runs[run].restarts) {

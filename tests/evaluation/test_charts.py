@@ -66,6 +66,7 @@ def test_thinning_keeps_every_extreme_and_the_mean() -> None:
     assert (found.lows.min(), found.highs.max()) == (-40.0, 50.0)
     assert found.means.mean() == pytest.approx(values.mean(), abs=1e-4)  # buckets differ by a point in size
     assert (np.diff(found.steps) > 0).all()
+    assert (found.steps[0], found.steps[-1]) == (0, 100_002)
     assert (found.lows <= found.means).all() and (found.means <= found.highs).all()
 
 
