@@ -13,10 +13,11 @@ import numpy as np
 from evaluation.errors import EvaluationError
 from evaluation.numbers import FORMATS, duration, number, whole
 from evaluation.panels import IN_TABLES, format_of, groups, look
-from evaluation.report_page import inline, render
+from evaluation.report_page import MOST_BUCKETS, inline, render
 from evaluation.results import Result, write_text
 from evaluation.run_metrics import Series
 from evaluation.run_record import RunRecord, read_run
+from evaluation.thinning import thin
 
 MOST_CAPTIONS = 12
 MOST_STEP_PICTURES = 6
@@ -104,7 +105,7 @@ def _facts(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
 
 
 def _metrics(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """A row of each metric: its mean over the last twentieth, the best value and its step; the best run is marked."""
+    """A row of each metric: its last value, the best one and its step; the best run is marked."""
     names = sorted({name for run in runs for name in run.metrics if not name.startswith(IN_TABLES)})
     return [_row(name, [run.series(name) for run in runs]) for name in names]
 
@@ -130,6 +131,9 @@ def _row(name: str, series: Sequence[Series | None]) -> dict[str, Any]:
 
 
 def _last(series: Series) -> float:
+    """The last value, of a noisy series the mean of its last twentieth."""
+    if not thin(series, MOST_BUCKETS).noisy:
+        return series.last
     return float(series.values[-max(1, len(series.values) // 20) :].mean())
 
 

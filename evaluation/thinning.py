@@ -17,8 +17,9 @@ NOISY_TURNS = 0.3
 class Thin:
     """A series, whole or in buckets of equally many points.
 
-    steps: int64 [N], of a bucket its middle, of the first and the last the ends. means: float64 [N]. lows, highs: each bucket's extremes, so that a spike
-    of a single step is never lost; None where the series is whole, and each point is its own bucket.
+    steps: int64 [N], of a bucket its middle, of the first and the last the ends. means: float64 [N]. lows, highs: each
+    bucket's extremes, so that a spike of a single step is never lost; None where the series is whole, and each point is
+    its own bucket.
     """
 
     steps: np.ndarray
