@@ -88,7 +88,7 @@ def _config(serialised: list[bytes]) -> dict[str, Any]:
 
     config: dict[str, Any] = {}
     for data in serialised:
-        record = wandb_internal_pb2.Record()
+        record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
         record.ParseFromString(data)
         for change in (*record.run.config.update, *record.config.update):
             config[change.key or ".".join(change.nested_key)] = json.loads(change.value_json)
