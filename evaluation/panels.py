@@ -54,6 +54,8 @@ FAMILIES = (
         r"train/loss_decile_(\d+)", "train/loss_decile", "Loss by timestep", "train/loss_decile_*",
         "tenths of the schedule, from its clean end; unweighed",
     ),
+    Family(r"train/accuracy_decile_(\d+)", "train/accuracy_decile", "Accuracy by timestep", "train/accuracy_decile_*"),
+    Family(r"eval/accuracy_decile_(\d+)", "eval/accuracy_decile", "Accuracy by timestep", "eval/accuracy_decile_*"),
     Family(r"train/loss_source_(.+)", "train/loss_source", "Loss by source", "train/loss_source_*"),
     Family(r"memory/(rank\d+)_gib", RANKS, "Memory", "memory/rank*_gib", "peak of each rank"),
     Family(r"speed/(\w+)_seconds", "speed/seconds", "Seconds of a step", "speed/*_seconds"),
@@ -146,8 +148,8 @@ def title(metric: str) -> str:
 def format_of(metric: str) -> str:
     """How a metric's values are written, going by the end of its name."""
     ends = {
-        ("_fraction", "_share", "mfu", "goodput"): "percent", ("_gib",): "gibibytes", ("seconds",): "seconds",
-        ("bytes", "bytes_per_second"): "bytes",
+        ("_fraction", "_share", "mfu", "goodput", "/accuracy"): "percent", ("_gib",): "gibibytes",
+        ("seconds",): "seconds", ("bytes", "bytes_per_second"): "bytes",
     }  # fmt: skip
     return next((form for suffixes, form in ends.items() if metric.endswith(suffixes)), "number")
 
@@ -165,7 +167,7 @@ def _families(names: Sequence[str]) -> list[Family]:
 
 def _family(family: Family, members: dict[str, str], apart: bool) -> list[Panel]:
     ordered = dict(sorted(members.items(), key=lambda item: natural(item[1])))
-    if family.key == "train/loss_decile":
+    if family.key.endswith("_decile"):
         ordered = {name: f"{10 * int(member)} to {10 * int(member) + 10} %" for name, member in ordered.items()}
     ordered = {name: member.replace("_", " ") for name, member in ordered.items()}
     if apart and family.key != RANKS:
@@ -216,8 +218,8 @@ def _chart(panel: Panel, runs: Sequence[RunRecord]) -> Chart | None:
 
 def _told_apart(names: list[str]) -> list[str]:
     """As many as can be: of the deciles some, spread over the schedule."""
-    spread = [f"train/loss_decile_{i}" for i in DRAWN_DECILES]
-    return spread if set(spread) <= set(names) else names[: 2 * COLOURS]
+    spread = [name for name in names if name.endswith(tuple(f"_decile_{i}" for i in DRAWN_DECILES))]
+    return spread if len(spread) == len(DRAWN_DECILES) else names[: 2 * COLOURS]
 
 
 def _highest(members: Sequence[Series]) -> Series | None:

@@ -24,7 +24,7 @@ MOST_STEP_PICTURES = 6
 WIDEST = 900
 """Pixels of pictures of samples by step, which stand in one column for each run."""
 NAMED_IN_FILE = 4
-HIGHER = ("psnr", "ssim", "score", "images_per_second", "images_per_second_per_gpu", "mfu", "goodput", "accuracy")
+HIGHER = ("psnr", "ssim", "score", "images_per_second", "images_per_second_per_rank", "mfu", "goodput", "accuracy")
 LOWER = ("loss", "frechet", "fid", "wait_fraction", "stall_seconds", "step_seconds", "lpips", "restarts", "lost_steps")
 """Ends of the names of metrics that are best when highest, or lowest; of others no best is told."""
 ABSENT = "–"

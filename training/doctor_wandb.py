@@ -57,9 +57,8 @@ def examine(folder: Path, environment: Mapping[str, str]) -> list[str]:
     offline = offline_folders(folder)
     waiting = [path for path in offline if not is_synced(path)]
     if waiting:
-        print(f"{folder}: {len(waiting)} of {len(offline)} offline parts are not at W&B yet; send them in this order:")
-        for path in waiting:
-            print(f"  wandb sync {shlex.quote(str(path))}")
+        print(f"{folder}: {len(waiting)} of {len(offline)} offline parts are not at W&B yet; send them together:")
+        print(f"  wandb sync {shlex.join(map(str, waiting))}")
     else:
         parts = "all offline parts are marked as sent" if offline else "nothing was logged offline"
         print(f"{folder}: {parts}")

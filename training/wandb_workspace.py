@@ -22,13 +22,16 @@ NAME = "ldmtraining"
 TITLE = "Latent diffusion training"
 SCHEMA = (
     "train/loss", "train/loss_decile_0", "train/loss_decile_1", "train/gradient_norm", "train/learning_rate",
-    "eval/psnr", "eval/ssim", "speed/images_per_second", "speed/images_per_second_per_gpu", "speed/mfu",
-    "speed/step_seconds", "speed/forward_seconds", "data/wait_fraction", "data/wait_seconds", "memory/rank0_gib",
-    "memory/rank1_gib", "checkpoint/stall_seconds", "run/goodput", "run/restarts", "run/lost_steps",
+    "train/update_ratio", "train/ema_decay", "eval/psnr", "eval/ssim", "speed/images_per_second",
+    "speed/images_per_second_per_rank", "speed/mfu", "speed/step_seconds", "speed/data_seconds",
+    "speed/forward_seconds", "speed/backward_seconds", "speed/optimizer_seconds", "speed/communication_seconds",
+    "speed/slowest_rank", "data/wait_fraction", "data/bytes_per_second", "data/queue_depth", "data/retries",
+    "memory/peak_gib", "memory/rank0_gib", "memory/rank1_gib", "checkpoint/stall_seconds", "checkpoint/seconds",
+    "checkpoint/bytes", "run/goodput", "run/restarts", "run/lost_steps",
 )  # fmt: skip
 """Metrics whose charts are there before any run logged them."""
 PICTURES = "samples"
-X_AXIS = "step"  # as training.tracker logs it
+X_AXIS = "_step"  # W&B's own, which is the optimizer's
 TIMEOUT_SECONDS = 30.0
 VIEWER = "query Viewer { viewer { username entity } }"
 PROJECT = "query Project($name: String!, $entity: String!) { project(name: $name, entityName: $entity) { id } }"
@@ -179,7 +182,7 @@ def _flow() -> dict[str, Any]:
 
 def _settings() -> dict[str, Any]:
     return {
-        "xAxis": X_AXIS, "xAxisActive": True, "smoothingType": "average", "smoothingWeight": 10,
+        "xAxis": X_AXIS, "xAxisActive": False, "smoothingType": "average", "smoothingWeight": 10,
         "smoothingActive": True, "ignoreOutliers": True, "useRunsTableGroupingInPanels": True,
     }  # fmt: skip
 

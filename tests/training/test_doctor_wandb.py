@@ -93,7 +93,7 @@ def test_every_metric_has_its_one_place() -> None:
     panels = [panel for section in sections for panel in section["panels"]]
     assert len({panel["__id__"] for panel in panels}) == len(panels)
     assert sorted(m for panel in panels for m in panel["config"].get("metrics", [])) == sorted(SCHEMA)
-    assert {panel["config"]["xAxis"] for panel in panels if "xAxis" in panel["config"]} == {"step"}
+    assert {panel["config"]["xAxis"] for panel in panels if "xAxis" in panel["config"]} == {"_step"}
     (deciles,) = [panel["config"] for panel in panels if panel["config"].get("chartTitle") == "Loss by timestep"]
     assert deciles["useMetricRegex"] and deciles["metricRegex"] == r"^train/loss_decile_(\d+)$"
 
