@@ -71,6 +71,7 @@ LOSS = "document.querySelector(\"[data-metric='train/loss']\")"
 async def point_at(page: browser.Page, share: float, kind: str = "mouseMoved", **more: Any) -> None:
     """Moves the mouse to a place across the chart of the loss, and waits for it to be drawn."""
     await page.value(f"{LOSS}.querySelector('.plot').scrollIntoView({{block: 'center'}})")
+    await page.until("charts.filter(chart => chart.visible && !chart.stale && chart.left).length > 1")
     await page.until(f"charts.some(chart => chart.figure === {LOSS} && chart.visible && !chart.stale)")
     area = await page.value(
         f"(r => [r.left, r.top, r.width, r.height])({LOSS}.querySelector('.plot').getBoundingClientRect())"
