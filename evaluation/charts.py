@@ -1,69 +1,68 @@
-"""Line charts as HTML and SVG that follow the page: its width, its colours, its text size.
+"""Line charts: each drawn once as HTML and SVG, and its numbers for the script that makes it interactive.
 
 Lines are drawn in a stretched SVG with strokes that do not stretch; labels are text at percentages. So a
-chart stays readable from a telephone to a wide screen, which a picture of a chart does not.
+chart stays readable from a telephone to a wide screen, which a picture of a chart does not. charts.js draws the same,
+from the numbers, and must look the same: what is here and there is a pair.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
-Format = Callable[[float], str]
-Place = Callable[[float], float]
-POINTS = 400  # more would not be seen, and would make the page heavy
+from evaluation.numbers import FORMATS, whole
+from evaluation.run_metrics import Series
+from evaluation.thinning import Thin, smooth, thin
+
+Place = Callable[[np.ndarray], np.ndarray]
+COLOURS = 6
+DRAWN_BUCKETS = 300
+"""More would not be seen in a chart that can't be zoomed."""
+SMOOTHING = 0.04
+"""Share of a noisy line's points that its mean goes over; the slider begins there."""
+MOST_RAW = 3
+"""Of more noisy lines than these, what is behind their means is left out."""
+CUT = 0.005
+"""Share of a noisy line's extremes that may lie outside, so that one outlier doesn't press everything else flat."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Line:
-    """One line: its name, points in order of x, and how it is drawn.
+    """One line: its name in the legend, its series, the number of its run, and its look.
 
-    style: "main" is a full line, "faint" the raw values behind a smoothed one.
-    colour: 1 to 6, the page's series colours.
+    colour: 1 to COLOURS, the page's series colours; dashed tells lines of one colour apart.
     """
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
+    series: Series
+    run: int = 0
     colour: int = 1
-    style: str = "main"
+    dashed: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chart:
     """A chart of lines over training steps.
 
-    zero_based: the y axis begins at zero. logarithmic: the y axis is, when all values allow it.
+    metric: the name of what is drawn, as it was logged. format: of its values, one of evaluation.numbers.FORMATS.
+    zero_based: the y axis begins at zero. logarithmic: the y axis is, when all values allow it. legend: there is one
+    even of a single line.
     """
 
     title: str
     lines: Sequence[Line]
-    format: Format
+    metric: str = ""
+    format: str = "number"
     note: str = ""
     zero_based: bool = False
     logarithmic: bool = False
     wide: bool = False
-
-
-def smooth(values: Sequence[float], window: int) -> list[float]:
-    """Centred moving average over `window` values.
-
-    It narrows to nothing at the beginning, where curves are steep, and looks back only at the end.
-    """
-    total = [0.0]
-    for value in values:
-        total.append(total[-1] + value)
-    half = window // 2
-    result = []
-    for i in range(len(values)):
-        back = min(half, i)
-        ahead = min(back, len(values) - 1 - i)
-        result.append((total[i + ahead + 1] - total[i - back]) / (ahead + back + 1))
-    return result
+    legend: bool = False
 
 
 def linear_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -85,117 +84,174 @@ def logarithmic_ticks(low: float, high: float) -> list[float]:
     return [f * 10.0**d for d in decades for f in factors if low <= f * 10.0**d <= high]
 
 
-def draw(chart: Chart, format_step: Format) -> Markup:
-    """The chart as a <figure>; nothing but its title and a remark when no line has a finite point."""
-    lines = [_finite(line) for line in chart.lines]
-    lines = [line for line in lines if line.x]
-    if not lines:
-        title = Markup("<figcaption><b>{}</b></figcaption>").format(chart.title)
-        return Markup("<figure class='chart'>{}<p class='quiet'>no values</p></figure>").format(title)
-    x_low, x_high = min(min(line.x) for line in lines), max(max(line.x) for line in lines)
-    x_low = 0 if 0 < x_low < 0.1 * x_high else x_low
-    x_high = x_high if x_high > x_low else x_low + 1
-    y_low, y_high, logarithmic = _range(chart, lines)
-    transform = math.log10 if logarithmic else float
-    bottom, top = transform(y_low), transform(y_high)
+def draw(chart: Chart, number: int, span: tuple[float, float]) -> Markup:
+    """The chart as a <figure>, a remark in it when no line has a finite point.
 
-    def place_x(x: float) -> float:
+    number: of its data, in the page. span: the first and the last step of the x axis.
+    """
+    lines = [(line, thin(line.series, DRAWN_BUCKETS)) for line in chart.lines]
+    lines = [(line, thinned) for line, thinned in lines if len(thinned.steps)]
+    head = _head(chart)
+    if not lines:
+        return Markup("<figure class='chart'>{}<p class='quiet'>no finite values</p></figure>").format(head)
+    courses = [course(thinned) for _, thinned in lines]
+    x_low, x_high = span
+    raw = sum(thinned.noisy for _, thinned in lines) <= MOST_RAW
+    y_low, y_high, logarithmic = _range(chart, [t for _, t in lines if raw and t.noisy], courses)
+    transform = np.log10 if logarithmic else np.asarray
+    bottom, top = float(transform(y_low)), float(transform(y_high))
+
+    def across(x: np.ndarray) -> np.ndarray:
         return (x - x_low) / (x_high - x_low)
 
-    def place_y(y: float) -> float:
-        return (transform(y) - bottom) / (top - bottom)
+    def up(y: np.ndarray) -> np.ndarray:
+        inside: np.ndarray = (transform(np.clip(y, y_low, y_high)) - bottom) / (top - bottom)
+        return inside
 
-    y_ticks = logarithmic_ticks(y_low, y_high) if logarithmic else linear_ticks(y_low, y_high, 4)
-    if logarithmic and len(y_ticks) < 2:
-        y_ticks = linear_ticks(y_low, y_high, 4)
-    rules = Markup("").join(
-        Markup("<line x1='0' x2='1000' y1='{0}' y2='{0}'/>").format(f"{1000 * (1 - place_y(y)):.1f}") for y in y_ticks
-    )
-    labels = Markup("").join(
-        Markup("<span class='y' style='bottom:{}%'>{}</span>").format(f"{100 * place_y(y):.2f}", chart.format(y))
-        for y in y_ticks
-    ) + Markup("").join(
-        Markup("<span class='x' style='left:{}%'>{}</span>").format(f"{100 * place_x(x):.2f}", format_step(x))
-        for x in linear_ticks(x_low, x_high, 4)
-        if x == round(x)  # there is no half step
-    )
-    paths = Markup("").join(
-        Markup("<path class='s{} {}' d='{}'/>").format(line.colour, line.style, _path(line, place_x, place_y))
-        for line in lines
-    )
-    main = [line for line in lines if line.style == "main"]
-    legend = Markup("").join(
-        Markup("<span class='key s{}'>{}</span>").format(line.colour, line.name) for line in main if len(main) > 1
-    )
-    note = Markup("<span class='note'>{}</span>").format(chart.note) if chart.note else Markup("")
+    y_ticks = np.array(ticks(y_low, y_high, logarithmic))
+    # There is no half step.
+    x_ticks = np.array([x for x in linear_ticks(x_low, x_high, 4) if x == round(x)])
+    shown = FORMATS[chart.format]
+    rules = [
+        Markup("<line x1='0' x2='1000' y1='{0}' y2='{0}'/>").format(f"{1000 * (1 - place):.1f}")
+        for place in up(y_ticks)
+    ]
+    labels = [
+        Markup("<span class='y' style='bottom:{}%'>{}</span>").format(f"{100 * place:.2f}", shown(float(y)))
+        for y, place in zip(y_ticks, up(y_ticks), strict=True)
+    ] + [
+        Markup("<span class='x' style='left:{}%'>{}</span>").format(f"{100 * place:.2f}", whole(float(x)))
+        for x, place in zip(x_ticks, across(x_ticks), strict=True)
+    ]
+    paths = [
+        path
+        for (line, thinned), main in zip(lines, courses, strict=True)
+        for path in _paths(line, thinned, main, raw and thinned.noisy, across, up)
+    ]
     return Markup(
-        "<figure class='chart{wide}'><figcaption><b>{title}</b> {note}{legend}</figcaption>"
-        "<div class='plot' data-lines='{data}'><svg viewBox='0 0 1000 1000' preserveAspectRatio='none' "
+        "<figure class='chart{wide}' data-chart='{number}' data-metric='{metric}'>{head}"
+        "<div class='plot'><svg viewBox='0 0 1000 1000' preserveAspectRatio='none' "
         "role='img' aria-label='{title}'><g class='rules'>{rules}</g>{paths}</svg>{labels}</div></figure>"
     ).format(
         wide=" wide" if chart.wide else "",
+        number=number,
+        metric=chart.metric,
+        head=head,
         title=chart.title,
-        note=note,
-        legend=legend,
-        data=_hover_data(main, place_x, place_y, chart.format, format_step),
-        rules=rules,
-        paths=paths,
-        labels=labels,
+        rules=Markup("").join(rules),
+        paths=Markup("").join(paths),
+        labels=Markup("").join(labels),
     )
 
 
-def _finite(line: Line) -> Line:
-    pairs = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
-    return Line(line.name, [x for x, _ in pairs], [y for _, y in pairs], line.colour, line.style)
+def extent(charts: Sequence[Chart]) -> tuple[float, float]:
+    """The x axis of all charts of a page: one place is one moment in all of them."""
+    steps = [line.series.steps for chart in charts for line in chart.lines]
+    low, high = min((int(s[0]) for s in steps), default=0), max((int(s[-1]) for s in steps), default=1)
+    low = 0 if 0 < low < 0.1 * high else low
+    return low, high if high > low else low + 1
 
 
-def _range(chart: Chart, lines: Sequence[Line]) -> tuple[float, float, bool]:
-    values = sorted(y for line in lines for y in line.y)
-    low, high = values[0], values[-1]
-    # One outlier must not press everything else flat: a full line always fits, the faint one may be cut.
-    main = [y for line in lines if line.style == "main" for y in line.y]
-    if main and len(values) > 50:
-        low = min(min(main), values[len(values) // 200])
-        high = max(max(main), values[-1 - len(values) // 200])
-    logarithmic = chart.logarithmic and low > 0 and high / low > 4
-    if logarithmic:
+def ticks(low: float, high: float, logarithmic: bool) -> list[float]:
+    """Those of the y axis."""
+    found = logarithmic_ticks(low, high) if logarithmic else []
+    return found if len(found) > 1 else linear_ticks(low, high, 4)
+
+
+def course(thinned: Thin) -> np.ndarray:
+    """What is drawn of a line in full: its smoothed means when it is noisy, and else itself."""
+    if not thinned.noisy:
+        return thinned.means
+    return smooth(thinned.means, max(1, int(SMOOTHING * len(thinned.means))))
+
+
+def numbers(charts: Sequence[Chart], buckets: int) -> dict[str, Any]:
+    """What charts.js draws from, as JSON can hold it: {"steps": lists of steps, "charts": one for each chart}.
+
+    Lines of the same steps share a list. buckets: see `thin`.
+    """
+    steps: dict[bytes, int] = {}
+    lists: list[list[int]] = []
+
+    def shared(found: np.ndarray) -> int:
+        key = found.tobytes()
+        if key not in steps:
+            steps[key] = len(lists)
+            lists.append(found.tolist())
+        return steps[key]
+
+    def data(line: Line) -> dict[str, Any]:
+        thinned = thin(line.series, buckets)
+        bounds = {}
+        if thinned.lows is not None and thinned.highs is not None:
+            bounds = {"lows": _short(thinned.lows), "highs": _short(thinned.highs)}
+        return {
+            "name": line.name, "run": line.run, "colour": line.colour, "dashed": line.dashed, "noisy": thinned.noisy,
+            "steps": shared(thinned.steps), "means": _short(thinned.means), **bounds,
+        }  # fmt: skip
+
+    content = [
+        {
+            "format": chart.format, "zero": chart.zero_based, "log": chart.logarithmic,
+            "lines": [data(line) for line in chart.lines],
+        }
+        for chart in charts
+    ]  # fmt: skip
+    return {"steps": lists, "charts": content}
+
+
+def _short(values: np.ndarray) -> list[float]:
+    """Five digits: more are not shown."""
+    return [float(f"{value:.5g}") for value in values]
+
+
+def _head(chart: Chart) -> Markup:
+    keys = [
+        Markup("<span class='key s{}{}' data-line='{}'>{}</span>").format(
+            line.colour, " dashed" if line.dashed else "", i, line.name
+        )
+        for i, line in enumerate(chart.lines)
+        if chart.legend or len(chart.lines) > 1
+    ]
+    lost = sum(len(line.series.values) - len(line.series.finite().values) for line in chart.lines)
+    notes = [chart.note] if chart.note else []
+    notes += [f"{whole(lost)} values are not finite and left out"] if lost else []
+    return Markup("<figcaption><b>{}</b> {}{}{}</figcaption>").format(
+        chart.title,
+        Markup("<code>{}</code>").format(chart.metric) if chart.metric else "",
+        Markup("<span class='note'>{}</span>").format("; ".join(notes)) if notes else "",
+        Markup("<span class='keys'>{}</span>").format(Markup("").join(keys)) if keys else "",
+    )
+
+
+def _range(chart: Chart, behind: Sequence[Thin], courses: Sequence[np.ndarray]) -> tuple[float, float, bool]:
+    """Lowest and highest value shown, and whether the axis is logarithmic. The courses always fit."""
+    low, high = min(float(c.min()) for c in courses), max(float(c.max()) for c in courses)
+    for thinned in behind:
+        low = min(low, float(np.quantile(thinned.means if thinned.lows is None else thinned.lows, CUT)))
+        high = max(high, float(np.quantile(thinned.means if thinned.highs is None else thinned.highs, 1 - CUT)))
+    if chart.logarithmic and low > 0 and high / low > 4:
         return low / 1.1, high * 1.1, True
     if chart.zero_based:
         low = min(0.0, low)
-    if high == low:
-        margin = abs(high) * 0.1 or 1.0
-        return (low if chart.zero_based and low == 0 else low - margin), high + margin, False
-    margin = 0.05 * (high - low)
+    margin = 0.05 * (high - low) or abs(high) * 0.1 or 1.0
     return (low if chart.zero_based and low == 0 else low - margin), high + margin, False
 
 
-def _thin(line: Line) -> list[tuple[float, float]]:
-    """At most about 2 x POINTS points: the lowest and highest of each stretch, so that spikes stay."""
-    points = list(zip(line.x, line.y, strict=True))
-    if len(points) <= 2 * POINTS:
-        return points
-    kept = []
-    for i in range(POINTS):
-        part = points[i * len(points) // POINTS : (i + 1) * len(points) // POINTS]
-        kept += sorted({min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])})
-    return kept
+def _paths(line: Line, thinned: Thin, main: np.ndarray, behind: bool, across: Place, up: Place) -> list[Markup]:
+    x = across(thinned.steps)
+    look = f"s{line.colour}{' dashed' if line.dashed else ''}"
+    paths = [Markup("<path class='{}' d='{}'/>").format(look, _path(x, up(main)))]
+    if behind and thinned.lows is not None and thinned.highs is not None:
+        around = np.concatenate([x, x[::-1]]), np.concatenate([up(thinned.highs), up(thinned.lows)[::-1]])
+        return [Markup("<path class='band {}' d='{}Z'/>").format(look, _path(*around)), *paths]
+    if behind:
+        return [Markup("<path class='faint {}' d='{}'/>").format(look, _path(x, up(thinned.means))), *paths]
+    return paths
 
 
-def _path(line: Line, place_x: Place, place_y: Place) -> str:
-    clipped = ((place_x(x), min(1.0, max(0.0, place_y(y)))) for x, y in _thin(line))
-    points = [f"{1000 * x:.1f} {1000 * (1 - y):.1f}" for x, y in clipped]
+def _path(x: np.ndarray, y: np.ndarray) -> str:
+    points = [f"{1000 * a:.1f} {1000 * (1 - b):.1f}" for a, b in zip(x, y, strict=True)]
     if len(points) == 1:
         points.append(points[0])  # with round line ends a line of no length is a dot
     return "M" + "L".join(points)
-
-
-def _hover_data(lines: Sequence[Line], place_x: Place, place_y: Place, format_y: Format, format_step: Format) -> str:
-    """What the page's script shows under the pointer: for each line [x, y, step, value] with x, y in 0..1."""
-    content = []
-    for line in lines:
-        points = list(zip(line.x, line.y, strict=True))
-        stride = max(1, math.ceil(len(points) / POINTS))
-        chosen = points[::stride] + ([points[-1]] if (len(points) - 1) % stride else [])
-        rows = [[round(place_x(x), 4), round(place_y(y), 4), format_step(x), format_y(y)] for x, y in chosen]
-        content.append({"name": line.name, "colour": line.colour, "points": rows})
-    return json.dumps(content, separators=(",", ":"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 
 def number(value: float) -> str:
@@ -50,3 +51,27 @@ def duration(seconds: float) -> str:
     if total < 86400:
         return f"{total // 3600} h {total % 3600 // 60:02d} min"
     return f"{total // 86400} d {total % 86400 // 3600} h"
+
+
+def seconds(value: float) -> str:
+    """A short time: 86 ms · 0.59 s; and from ten seconds on like `duration`."""
+    if value < 0 or not math.isfinite(value):
+        return number(value)
+    if value >= 10:
+        return duration(value)
+    return f"{number(1000 * value)} ms" if 0 < value < 0.1 else f"{number(value)} s"
+
+
+def size(value: float) -> str:
+    """Bytes, with a prefix: 512 B · 1.5 MiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(value) < 1024:
+            return f"{number(value)} {unit}"
+        value /= 1024
+    return f"{number(value)} TiB"
+
+
+FORMATS: dict[str, Callable[[float], str]] = {
+    "number": number, "percent": percent, "gibibytes": gibibytes, "seconds": seconds, "bytes": size,
+}  # fmt: skip
+"""By name; charts.js has the same ones."""

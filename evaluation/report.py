@@ -2,54 +2,47 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
+import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
-from PIL import Image
+from omegaconf import DictConfig, ListConfig
 
+from evaluation.errors import EvaluationError
 from evaluation.gallery import Gallery, StepSamples
 from evaluation.goodput import Goodput, account
-from evaluation.numbers import duration, number, percent, whole
-from evaluation.report_charts import chart_sections
-from evaluation.results import Result
-from evaluation.run_record import RunRecord, Series, read_run
+from evaluation.numbers import FORMATS, duration, number, percent, whole
+from evaluation.panels import IN_TABLES, format_of, groups
+from evaluation.report_page import inline, render
+from evaluation.results import Result, write_text
+from evaluation.run_metrics import Series
+from evaluation.run_record import RunRecord, read_run
 
-TEMPLATES = Path(__file__).with_name("templates")
 MOST_STEP_PICTURES = 16
 MOST_GALLERY_ROWS = 48
-# Small PNGs stay as they are; large ones would make a page that is slow to open.
-LARGE_BYTES = 150_000
-WIDEST = 1600
 
 
-def write_report(run_folder: Path) -> Path:
-    """Writes <run_folder>/report.html from what lies in the folder and returns its path.
+def write_report(run_folder: Path, output: Path | None = None) -> Path:
+    """Writes the page of a run, <run_folder>/report.html if not told otherwise, and returns its path.
 
     The page holds its pictures, styles and script, and loads nothing. What a young run does not have yet
     is left out. Captions and other text are escaped. Raises FileNotFoundError when it is no run folder.
     """
     run = read_run(run_folder)
-    comparable = _comparable(run.results)
+    comparable = comparable_results(run.results)
     steps = _step_pictures(run.samples)
     bad = _bad_samples(run)
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=select_autoescape(["j2"], default=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
+    page = render(
+        "report.html.j2",
+        [run],
+        groups([run], comparable),
         run=run,
-        css=Markup((TEMPLATES / "report.css").read_text()),
-        js=Markup((TEMPLATES / "report.js").read_text()),
         verdict=_verdict(run, comparable),
         tiles=_tiles(run, comparable),
         gallery=_gallery(run.gallery) if run.gallery and run.gallery.rows else None,
@@ -57,22 +50,20 @@ def write_report(run_folder: Path) -> Path:
         steps=steps,
         steps_found=len(run.samples),
         steps_lead=_steps_lead(run),
-        chart_sections=chart_sections(run, comparable),
+        metrics=_metrics_table(run),
         spent=_time_spent(account(run_folder)),
         bad=bad,
-        bad_total=whole(sum(series.counted for series in run.matching("data/bad/").values())),
+        bad_total=whole(sum(series.counted for series in run.matching(IN_TABLES).values())),
         images_seen=whole(run.images_seen),
         config=[{"name": name, "text": _as_yaml(value)} for name, value in (run.config or {}).items()],
         notes=_notes(run),
     )
-    path = run_folder / "report.html"
-    part = path.with_name(path.name + ".part")
-    part.write_text(page)
-    part.replace(path)
+    path = output or run_folder / "report.html"
+    write_text(path, page)
     return path
 
 
-def _comparable(results: Sequence[Result]) -> list[list[Result]]:
+def comparable_results(results: Sequence[Result]) -> list[list[Result]]:
     """Results in groups that may be compared, each in order of steps."""
 
     def kind(result: Result) -> tuple[str, str, str]:
@@ -84,8 +75,9 @@ def _comparable(results: Sequence[Result]) -> list[list[Result]]:
 
 def _ends(series: Series) -> tuple[float, float]:
     """Mean of the first hundredth of a series, where it is steep, and of its last twentieth."""
-    first, last = series.values[: max(1, len(series.values) // 100)], series.values[-max(1, len(series.values) // 20) :]
-    return sum(first) / len(first), sum(last) / len(last)
+    values = series.finite().values
+    first, last = values[: max(1, len(values) // 100)], values[-max(1, len(values) // 20) :]
+    return float(first.mean()), float(last.mean())
 
 
 def _verdict(run: RunRecord, comparable: list[list[Result]]) -> list[Markup]:
@@ -110,7 +102,7 @@ def _verdict(run: RunRecord, comparable: list[list[Result]]) -> list[Markup]:
             )
         )
     loss = run.series("train/loss")
-    if loss is not None and len(loss.values) > 1:
+    if loss is not None and len(loss.finite().values) > 1:
         start, end = _ends(loss)
         sentences.append(
             Markup("The training loss went from {} to <b>{}</b> in {} steps.").format(
@@ -134,21 +126,26 @@ def _tiles(run: RunRecord, comparable: list[list[Result]]) -> list[dict[str, Any
             tile("Distance to real pictures", f"{number(before)} → {number(after)}", times + name, big=True)
         else:
             tile("Distance to real pictures", number(after), name, big=True)
-    ranks = len(run.matching("memory/rank"))
+    ranks = sum(bool(re.fullmatch(r"rank\d+_gib", name)) for name in run.matching("memory/"))
     tile("Steps", whole(run.steps), f"on {ranks} ranks" if ranks > 1 else "")
     tile("Pictures seen", whole(run.images_seen))
     paused = f"{run.pauses} pause{'s' if run.pauses > 1 else ''} not counted" if run.pauses else ""
     tile("Training time", duration(run.training_seconds), paused)
     speed, wait = run.series("speed/images_per_second"), run.series("data/wait_fraction")
     if speed is not None:
-        ordered = sorted(speed.values)
-        tile("Images per second", number(ordered[len(ordered) // 2]), "median")
+        tile("Images per second", number(float(np.median(speed.values))), "median")
+    if (mfu := run.series("speed/mfu")) is not None:
+        tile("MFU", percent(float(np.median(mfu.values))), "median")
     if wait is not None:
-        tile("Waiting for data", percent(sum(wait.values) / len(wait.values)), "of each step, mean")
+        tile("Waiting for data", percent(float(wait.values.mean())), "of each step, mean")
     stalls = run.series("checkpoint/stall_seconds")
     if stalls is not None:
         count = f"{len(stalls.values)} checkpoint{'s' if len(stalls.values) > 1 else ''}"
-        tile("Checkpoint stall", duration(sum(stalls.values)), f"in all, {count}")
+        tile("Checkpoint stall", duration(float(stalls.values.sum())), f"in all, {count}")
+    if (goodput := run.series("run/goodput")) is not None:
+        restarts = run.series("run/restarts")
+        count = "" if restarts is None else f"{whole(restarts.last)} restart{'s' if restarts.last != 1 else ''}"
+        tile("Goodput", percent(goodput.last), count)
     return tiles
 
 
@@ -237,7 +234,7 @@ def _paper_row(row: dict[str, Any], others: list[str]) -> dict[str, Any]:
 
 
 def _bad_samples(run: RunRecord) -> list[dict[str, Any]]:
-    counts = {reason: series.counted for reason, series in run.matching("data/bad/").items() if series.last > 0}
+    counts = {reason: series.counted for reason, series in run.matching(IN_TABLES).items() if series.last > 0}
     most = max(counts.values(), default=1)
     return [
         {"reason": reason.replace("_", " "), "count": whole(count), "percent": f"{100 * count / most:.1f}"}
@@ -266,24 +263,33 @@ def _as_yaml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def inline(path: Path) -> str:
-    """The picture as a data URL, as it is when small and as WebP of at most WIDEST pixels otherwise."""
-    data, kind = path.read_bytes(), "png"
-    if len(data) > LARGE_BYTES:
-        with Image.open(io.BytesIO(data)) as image:
-            picture = image.convert("RGB")
-        picture.thumbnail((WIDEST, WIDEST), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        picture.save(buffer, format="WEBP", quality=90)
-        data, kind = buffer.getvalue(), "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+def _metrics_table(run: RunRecord) -> list[dict[str, str]]:
+    """Last, lowest and highest value of every metric, in words."""
+    rows = []
+    for name, series in sorted(run.metrics.items()):
+        shown, finite = FORMATS[format_of(name)], series.finite().values
+        bounds = {"low": shown(float(finite.min())), "high": shown(float(finite.max()))} if len(finite) else {}
+        rows.append({"name": name, "step": whole(int(series.steps[-1])), "last": shown(series.last), **bounds})
+    return rows
 
 
 def main() -> None:
     """Entry point of `ldm report` and `python -m evaluation.report`."""
     from training import compose
 
-    compose.command("report", lambda config: print(write_report(Path(config.run))), (FileNotFoundError,))
+    compose.command("report", report, (FileNotFoundError, EvaluationError))
+
+
+def report(config: DictConfig) -> None:
+    """Writes the page of the run, or of the runs, that the configuration names, and prints its path.
+
+    Raises FileNotFoundError for what is no run folder, EvaluationError for runs that can't be on one page.
+    """
+    from evaluation.report_comparison import write_comparison
+
+    runs = [Path(run) for run in config.run] if isinstance(config.run, ListConfig) else [Path(str(config.run))]
+    output = None if config.output is None else Path(config.output)
+    print(write_report(runs[0], output) if len(runs) == 1 else write_comparison(runs, output))
 
 
 if __name__ == "__main__":

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
-import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from evaluation.gallery import Gallery, StepSamples, read_final_samples, read_step_samples
 from evaluation.results import Result, read_results
+from evaluation.run_metrics import METRICS, Series, read_metrics
 
-METRICS, CONFIG, ATTRIBUTION = "metrics.jsonl", "config.yaml", "attribution.txt"
+CONFIG, ATTRIBUTION, STARTS = "config.yaml", "attribution.txt", "starts.jsonl"
 SECRET = re.compile(r"secret|key_id|token|password|api_key|access_key|credential", re.IGNORECASE)
 NOT_SECRET = re.compile(r"^tokenizer|^tokens$|tokens$", re.IGNORECASE)
 USER_IN_URL = re.compile(r"://[^/@\s]+@")
@@ -25,35 +26,20 @@ PAUSE_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
-class Series:
-    """One metric over training: steps and values, both in order of steps."""
-
-    steps: list[int]
-    values: list[float]
-
-    @property
-    def last(self) -> float:
-        """The newest value."""
-        return self.values[-1]
-
-    @property
-    def counted(self) -> float:
-        """The sum of all increases of a counter that may begin anew when a run is resumed."""
-        before = [0.0, *self.values]
-        return sum(b - a if b >= a else b for a, b in zip(before, self.values, strict=False))
-
-
-@dataclass(frozen=True)
 class RunRecord:
     """A run folder's contents.
 
     metrics: metric name -> its series; `steps`, `images_seen`, `training_seconds` and `pauses` are over the
-    whole run; pauses are long stops between lines, not counted as training. config: None without a
-    config.yaml, secrets masked.
+    whole run; pauses are long stops between lines, not counted as training. seen, times: images seen, and the
+    clock in seconds, at each step; None where no line tells. restarts: steps that later starts went on from.
+    config: None without a config.yaml, secrets masked.
     """
 
     name: str
     metrics: dict[str, Series]
+    seen: Series | None
+    times: Series | None
+    restarts: list[int]
     steps: int
     images_seen: int
     training_seconds: float
@@ -77,7 +63,7 @@ class RunRecord:
     def matching(self, prefix: str) -> dict[str, Series]:
         """Metrics whose name starts with the prefix, keyed by the rest of the name, in natural order."""
         found = {name.removeprefix(prefix): series for name, series in self.metrics.items() if name.startswith(prefix)}
-        return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
+        return dict(sorted(found.items(), key=lambda item: natural(item[0])))
 
 
 def read_run(run_folder: Path) -> RunRecord:
@@ -87,17 +73,20 @@ def read_run(run_folder: Path) -> RunRecord:
     """
     if not (run_folder / METRICS).exists() and not (run_folder / CONFIG).exists():
         raise FileNotFoundError(f"{run_folder} holds neither {METRICS} nor {CONFIG}; is it a run folder?")
-    lines = _read_lines(run_folder / METRICS)
-    training_seconds, pauses = _training_time(lines)
-    metrics = _columns(lines)
+    steps, metrics = read_metrics(run_folder / METRICS)
+    seen, times = metrics.pop("images_seen", None), metrics.pop("time", None)
+    training_seconds, pauses = _training_time(times)
     _add_wait_fraction(metrics)
     config = _read_config(run_folder / CONFIG)
     attribution = run_folder / ATTRIBUTION
     return RunRecord(
         name=_name(run_folder, config),
         metrics=metrics,
-        steps=max((int(line["step"]) for line in lines), default=0),
-        images_seen=max((int(line.get("images_seen", 0)) for line in lines), default=0),
+        seen=seen,
+        times=times,
+        restarts=_restarts(run_folder / STARTS),
+        steps=int(steps.steps.max(initial=0)),
+        images_seen=0 if seen is None else int(seen.values.max()),
         training_seconds=training_seconds,
         pauses=pauses,
         samples=read_step_samples(run_folder),
@@ -106,6 +95,15 @@ def read_run(run_folder: Path) -> RunRecord:
         config=config,
         attribution=attribution.read_text().splitlines() if attribution.exists() else [],
     )
+
+
+def secret_keys(config: dict[str, Any]) -> Iterator[str]:
+    """Dotted keys whose values `mask_secrets` hides."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from (f"{key}.{inner}" for inner in secret_keys(value))
+        elif mask_secrets(value, key) != value:
+            yield key
 
 
 def mask_secrets(value: Any, key: str = "") -> Any:
@@ -119,50 +117,40 @@ def mask_secrets(value: Any, key: str = "") -> Any:
     return USER_IN_URL.sub(f"://{MASK}@", value) if isinstance(value, str) else value
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The file's JSON objects in order; a line that was cut off by a crash is left out."""
+def _add_wait_fraction(metrics: dict[str, Series]) -> None:
+    """data/wait_fraction, where it was not logged: seconds a step waited for its data, as a share of the step's."""
+    waits, steps = metrics.get("data/wait_seconds"), metrics.get("speed/step_seconds")
+    if waits is None or steps is None or "data/wait_fraction" in metrics:
+        return
+    both, of_waits, of_steps = np.intersect1d(waits.steps, steps.steps, assume_unique=True, return_indices=True)
+    wait, seconds = waits.values[of_waits], steps.values[of_steps]
+    running = seconds > 0
+    if running.any():
+        metrics["data/wait_fraction"] = Series(both[running], wait[running] / seconds[running])
+
+
+def _training_time(times: Series | None) -> tuple[float, int]:
+    """Seconds between lines without the pauses in which nothing ran, and the number of pauses."""
+    if times is None or len(times.values) < 2:
+        return 0.0, 0
+    gaps = np.maximum(np.diff(times.values), 0.0)
+    running = gaps <= max(PAUSE_SECONDS, 20 * float(np.median(gaps)))
+    return float(gaps[running].sum()), int((~running).sum())
+
+
+def _restarts(path: Path) -> list[int]:
+    """The steps that every start but the first went on from."""
     if not path.exists():
         return []
-    lines = []
+    steps = []
     for text in path.read_text().splitlines():
         try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
+            start = json.loads(text)
+        except json.JSONDecodeError:  # cut off by a crash
             continue
-        if isinstance(line, dict) and "step" in line:
-            lines.append(line)
-    return lines
-
-
-def _columns(lines: list[dict[str, Any]]) -> dict[str, Series]:
-    """Metrics are the numbers whose name has a group: "train/loss"; of two lines on one step the later holds."""
-    columns: dict[str, dict[int, float]] = {}
-    for line in lines:
-        for name, value in line.items():
-            if "/" in name and isinstance(value, int | float) and not isinstance(value, bool):
-                columns.setdefault(name, {})[int(line["step"])] = float(value)
-    return {name: Series(sorted(points), [points[step] for step in sorted(points)]) for name, points in columns.items()}
-
-
-def _add_wait_fraction(metrics: dict[str, Series]) -> None:
-    """data/wait_fraction: seconds a step waited for its data, as a share of the step's seconds."""
-    waits, steps = metrics.get("data/wait_seconds"), metrics.get("speed/step_seconds")
-    if waits is None or steps is None:
-        return
-    seconds = dict(zip(steps.steps, steps.values, strict=True))
-    points = [(s, w / seconds[s]) for s, w in zip(waits.steps, waits.values, strict=True) if seconds.get(s, 0) > 0]
-    metrics["data/wait_fraction"] = Series([s for s, _ in points], [share for _, share in points])
-
-
-def _training_time(lines: list[dict[str, Any]]) -> tuple[float, int]:
-    """Seconds between lines without the pauses in which nothing ran, and the number of pauses."""
-    times = [float(line["time"]) for line in lines if "time" in line]
-    gaps = [max(0.0, later - earlier) for earlier, later in itertools.pairwise(times)]
-    if not gaps:
-        return 0.0, 0
-    limit = max(PAUSE_SECONDS, 20 * statistics.median(gaps))
-    running = [gap for gap in gaps if gap <= limit]
-    return sum(running), len(gaps) - len(running)
+        if isinstance(start, dict) and isinstance(start.get("step"), int):
+            steps.append(start["step"])
+    return [step for step in steps[1:] if step > 0]
 
 
 def _read_config(path: Path) -> dict[str, Any] | None:
@@ -177,6 +165,6 @@ def _name(run_folder: Path, config: dict[str, Any] | None) -> str:
     return str(run["name"]) if isinstance(run, dict) and run.get("name") else run_folder.resolve().name
 
 
-def _natural(text: str) -> list[tuple[int, str]]:
+def natural(text: str) -> list[tuple[int, str]]:
     """Sorts rank2 before rank10."""
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]

@@ -94,7 +94,7 @@ def draw_scatter(scatter: Scatter) -> Markup:
         rules=Markup("").join(rules),
         lines=Markup("").join(
             [path([p for p in points if p.series == name], f"faint {colours[name]}") for name in names]
-            + [path(front, "dashed")]
+            + [path(front, "front-line")]
         ),
         labels=Markup("").join(labels),
         marks=Markup("").join(marks),

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
 
 from evaluation.numbers import duration, number, whole
 from evaluation.protocol import Protocol
-from evaluation.report import TEMPLATES, inline
+from evaluation.report_page import fill, inline
 from evaluation.results import Result, write_text
 from evaluation.scatter import Point, Scatter, draw_scatter
 from evaluation.table import columns, published
@@ -43,13 +41,9 @@ def write_page(
         }
         for i, (protocol, result) in enumerate(zip(protocols, results, strict=True))
     ]
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(["j2"], default=True),
-        undefined=StrictUndefined, trim_blocks=True,
-    )  # fmt: skip
-    page = environment.get_template("sweep.html.j2").render(
-        css=Markup((TEMPLATES / "report.css").read_text()),
-        js=Markup((TEMPLATES / "report.js").read_text()),
+    page = fill(
+        "sweep.html.j2",
+        ("pictures.js",),
         protocol=first.protocol["name"],
         step=whole(first.step),
         images=whole(first.measured["generated_images"]),

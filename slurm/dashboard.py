@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from training.tracker import WANDB_ID_FILE
+from training.wandb_run import ID_FILE
 
 
 def dashboard(folder: Path, tracker: Any) -> str:
@@ -20,7 +20,7 @@ def dashboard(folder: Path, tracker: Any) -> str:
     online = tracker.mode == "online" or (tracker.mode == "auto" and os.environ.get("WANDB_API_KEY"))
     if not online:
         return report
-    file = folder / WANDB_ID_FILE
+    file = folder / ID_FILE
     if not file.exists():
         file.write_text(secrets.token_hex(4))
     number, entity = file.read_text().strip(), os.environ.get("WANDB_ENTITY")

@@ -53,7 +53,7 @@ class Submission:
 def submission_of(command: Command, typed: str, waits_for: Path | None = None) -> Submission:
     """The job of a command. waits_for: the folder of the run that another job makes before.
 
-    Raises the errors that training.job.user_errors lists when a setting can't work.
+    Raises the errors that training.job.exit_status foresees when a setting can't work.
     """
     for argument in (*command.overrides, *command.own):
         if USER_IN_URL.search(argument):

@@ -38,9 +38,8 @@ def main() -> None:
 
 def run(command: Command, typed: str, config: DictConfig) -> None:
     """Checks everything, then submits the job and those that follow it."""
-    from training.job import user_errors
+    from training.job import exit_status
 
-    wrong: tuple[type[Exception], ...] = (queue.SlurmError, *user_errors())
     try:
         first = submission_of(command, typed)
         followers = [(key, _follower(key, text, first, typed)) for key in DEPENDENCY for text in config[key]]
@@ -54,8 +53,11 @@ def run(command: Command, typed: str, config: DictConfig) -> None:
         job = _submit(first)
         for key, follower in followers:
             _submit(follower, f"--dependency={DEPENDENCY[key]}:{job}", "--kill-on-invalid-dep=yes")
-    except wrong as error:
-        compose.fail(str(error))
+    except Exception as error:
+        status = 2 if isinstance(error, queue.SlurmError) else exit_status(error)
+        if status is None:
+            raise
+        compose.fail(str(error), status)
 
 
 def _follower(key: str, text: str, first: Submission, typed: str) -> Submission:

@@ -17,9 +17,10 @@ VERBS = {
     "zero_shot": ("evaluation.zero_shot", "classify pictures with a text-to-image model, or with CLIP"),
     "user_study": ("evaluation.user_study", "write a page that asks people which pictures are better"),
     "export": ("evaluation.export", "write a run's model for diffusers, or under the published names"),
-    "report": ("evaluation.report", "write a run's report.html anew"),
+    "report": ("evaluation.report", "write a run's page of charts and pictures, or one of several runs"),
     "preflight": ("slurm.preflight", "check a job's nodes and the network between them, as train.sbatch does first"),
     "doctor": ("training.doctor", "check checkpoints, byte by byte, and list what they hold"),
+    "doctor wandb": ("training.doctor_wandb", "see what W&B lacks of your runs, and make a workspace there"),
 }
 
 

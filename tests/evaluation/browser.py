@@ -26,9 +26,10 @@ def found() -> str | None:
 
 
 class Page:
-    """An open page."""
+    """An open page. errors: what its console told of, as far as the last answer."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.errors: list[str] = []
         self._socket = socket
         self._numbers = itertools.count(1)
 
@@ -38,6 +39,10 @@ class Page:
         await self._socket.send_str(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
             message = json.loads(await self._socket.receive_str())
+            if message.get("method") == "Runtime.exceptionThrown":
+                self.errors.append(json.dumps(message["params"]["exceptionDetails"]))
+            if message.get("method") == "Log.entryAdded" and message["params"]["entry"]["level"] == "error":
+                self.errors.append(message["params"]["entry"]["text"])
             if message.get("id") == number:
                 assert "error" not in message, message
                 answer: dict[str, Any] = message["result"]
@@ -81,6 +86,8 @@ async def opened(path: Path, profile: Path) -> AsyncIterator[Page]:
             address = next(target["webSocketDebuggerUrl"] for target in targets if target["type"] == "page")
             async with session.ws_connect(address, max_msg_size=0) as socket:
                 page = Page(socket)
+                for domain in ("Runtime", "Log", "Page"):
+                    await page.call(f"{domain}.enable")
                 await page.call("Page.navigate", url=path.as_uri())
                 await page.until(f"location.href === '{path.as_uri()}' && document.readyState === 'complete'")
                 yield page

@@ -28,11 +28,16 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[str] = []
         self.sources: list[str] = []
+        self.policy = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.sources += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "data")]
+        given = dict(attributes)
+        self.sources += [v or "" for name, v in attributes if name in ("src", "srcset", "data")]
+        self.sources += [v or "" for name, v in attributes if name == "href" and not (v or "").startswith("#")]
+        if given.get("http-equiv") == "Content-Security-Policy":
+            self.policy = given["content"] or ""
 
 
 def pictures(count: int, size: int = 8) -> Tensor:
@@ -80,21 +85,23 @@ def test_page_loads_nothing_and_escapes_everything(run: Path) -> None:
     page = Page(text)
     assert page.sources
     assert all(source.startswith("data:image/") for source in page.sources)
-    assert not re.search(r"@import|url\(", text)
-    assert page.tags.count("script") == 1  # the page's own
+    assert not re.search(r"@import|url\(|https?://|fetch\(", text)
+    assert page.tags.count("script") == 3  # the numbers of the charts, and the page's own two
     assert "link" not in page.tags
+    assert page.policy.startswith("default-src 'none'; img-src data:;")
 
 
 def test_page_shows_what_lies_in_the_folder(run: Path) -> None:
     text = write_report(run).read_text()
     for words in (
-        "my-run", "3,840", "4.0 times lower", "400 → 100", "custom/thing", "no caption", "rank 1",
+        "my-run", "3,840", "4.0 times lower", "400 → 100", "custom/thing", "no caption", "rank1",
         "Drawings by somebody, CC BY-SA 4.0", "no guidance", "guidance 3", "Loss by timestep", "90 to 100 %",
         "1 min 59 s", "2.0 %", "s3://bucket/x",
     ):  # fmt: skip
         assert words in text, words
     assert "hunter2" not in text
-    assert "loss_decile" not in text  # drawn together, not among other metrics
+    assert "data-metric='train/loss_decile_*'" in text
+    assert "data-metric='train/loss_decile_0'" not in text  # drawn together, not each alone
     # 2 captions x (real + 2 scales), and 3 rows of step samples
     assert len(Page(text).sources) == 2 * 3 + 3
 
@@ -104,7 +111,7 @@ def test_results_of_different_protocols_are_never_compared(run: Path) -> None:
     write_result(run, result(0, 400.0, protocol_hash="h2"))
     text = write_report(run).read_text()
     assert "times lower" not in text
-    assert text.count("<table>") == 2 + 1  # one for each protocol, one of bad samples
+    assert text.count("<table>") == 2 + 2  # one for each protocol, one of metrics, one of bad samples
 
 
 def test_further_metrics_stand_beside_the_published_ones(run: Path) -> None:
@@ -132,7 +139,8 @@ def test_a_young_run_has_a_page(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "eval/psnr": 10.0}\n')
     text = write_report(tmp_path).read_text()
     assert tmp_path.name in text
-    assert "<table>" not in text
+    assert "<th>reason</th>" not in text and 'id="results"' not in text
+    assert 'id="chart-data"' not in text
 
 
 def test_a_first_stages_page_tells_of_its_reconstructions(tmp_path: Path) -> None:
