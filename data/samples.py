@@ -50,7 +50,7 @@ class Samples(Dataset[Batch]):
             return error
 
     def _batch(self, numbers: Sequence[int]) -> Batch:
-        self.members.storage.take_traffic()  # of others who read through this storage before
+        self.members.storage.traffic.take()  # of others who read through this storage before
         located = [self.mixture.sample(number) for number in numbers]
         self.members.prefetch((url, entry) for _, url, entry in located)
         faults: list[Fault] = []
@@ -65,7 +65,7 @@ class Samples(Dataset[Batch]):
             numbers=torch.tensor(numbers, dtype=torch.int64),
             sources=torch.tensor([source for source, _, _ in located], dtype=torch.int64),
             faults=faults,
-            traffic=self.members.storage.take_traffic(),
+            traffic=self.members.storage.traffic.take(),
         )
 
     def _sample(self, number: int, source: int, url: str, entry: Entry, faults: list[Fault]) -> Read:

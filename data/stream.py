@@ -20,7 +20,7 @@ from data.errors import DataError, NotFound, StoreUnavailable
 from data.filesystems import open_filesystem
 from data.offsets import RangeFile
 from data.patterns import expand
-from data.traffic import Traffic
+from data.traffic import TrafficLog
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -79,6 +79,7 @@ class Storage:
         self.connections = connections
         self.cache_folder = cache_folder
         self.cache_folder_bytes = cache_folder_bytes
+        self.traffic = TrafficLog()  # what came from a cache isn't part of it
         self._forget_process()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,14 +95,12 @@ class Storage:
         self._blocks = BlockCache(self.cache_bytes)
         self._disk: DiskCache | None = None
         self._lock = threading.Lock()
-        self._traffic = Traffic()
         self._pool: ThreadPoolExecutor | None = None
 
     def read(self, url: str, start: int = 0, stop: int | None = None) -> bytes:
         """Bytes [start, stop) of an object, fewer where it ends earlier; the whole object without `stop`."""
         if stop is None:
             data = self._retried(url, lambda fs, path: fs.cat_file(path))
-            self._count(Traffic(bytes_read=len(data)))
             return bytes(data[start:])
         first, last = start // self.block_bytes, max(start, stop - 1) // self.block_bytes
         if (last - first + 1) * self.block_bytes > self.cache_bytes // 2:
@@ -124,13 +123,6 @@ class Storage:
         for future in [self._pool.submit(self._run, *run) for run in missing]:
             with suppress(NotFound):
                 future.result()
-
-    def take_traffic(self) -> Traffic:
-        """What this process read since the last call. What came from a cache isn't counted."""
-        self._check_process()
-        with self._lock:
-            taken, self._traffic = self._traffic, Traffic()
-        return taken
 
     def forget(self, url: str) -> None:
         """Drop what is cached of `url`, so that the next read asks the store again."""
@@ -293,21 +285,16 @@ class Storage:
                 if kinds(error) & {"InvalidRange", "416"}:  # the object ends before `start`
                     return b""
                 raise
-            self._count(Traffic(bytes_read=len(data)))
             return data if len(data) <= stop - start else data[start:stop]  # an HTTP server that knows no ranges
 
         return self._retried(url, fetch)
-
-    def _count(self, traffic: Traffic) -> None:
-        with self._lock:
-            self._traffic += traffic
 
     def _retried(self, url: str, action: Callable[[Any, str], T]) -> T:
         began = time.monotonic()
         for attempt in itertools.count(1):
             try:
                 filesystem = self._filesystem(url)
-                return action(filesystem, filesystem._strip_protocol(url))
+                return self.traffic.received(action(filesystem, filesystem._strip_protocol(url)))
             except Exception as error:  # each fsspec protocol raises its own kinds
                 found = kinds(error)
                 if found & MISSING:
@@ -323,7 +310,7 @@ class Storage:
                         "Check that the store is up, then run again"
                     ) from error
                 log.warning("%s: %r; attempt %d, again in %.1f s", url, error, attempt, pause)
-                self._count(Traffic(retries=1))
+                self.traffic.retried()
                 time.sleep(pause)
         raise AssertionError("not reached")
 

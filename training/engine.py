@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import math
 import os
@@ -25,7 +24,7 @@ from deepspeed.runtime.zero import stage_1_and_2
 from training.checkpoint_files import AVERAGE
 from training.ema import AdamWithEMA
 from training.engine_settings import EngineSettings
-from training.stopwatch import Stopwatch
+from training.stopwatch import Stopwatch, TimedCollectives
 
 # torch announces new names for collectives that DeepSpeed calls, once a call site and rank.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")
@@ -313,33 +312,12 @@ class Engine:
             yield LocalFragment(name, self._shapes[name], start, start + count, tensors, True)
 
 
-class _TimedCollectives:
-    """DeepSpeed's collectives, which take what they take on the part "communication" of a stopwatch."""
-
-    def __init__(self, backend: Any, times: Stopwatch) -> None:
-        self.backend = backend
-        self.times = times
-
-    def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self.backend, name)
-        if not name.startswith(("all_gather", "all_reduce", "reduce", "broadcast")):
-            return attribute
-
-        @functools.wraps(attribute)
-        def timed(*arguments: Any, **options: Any) -> Any:
-            with self.times.part("communication"):
-                return attribute(*arguments, **options)
-
-        self.__dict__[name] = timed
-        return timed
-
-
 def _time_collectives(times: Stopwatch) -> None:
     """From now on those of every engine of this process are timed; the newest engine tells for all."""
     backend = deepspeed.comm.comm.cdb
-    if isinstance(backend, _TimedCollectives):
+    if isinstance(backend, TimedCollectives):
         backend = backend.backend
-    deepspeed.comm.comm.cdb = _TimedCollectives(backend, times)
+    deepspeed.comm.comm.cdb = TimedCollectives(backend, times)
 
 
 def _become_a_group_of_one() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -56,3 +58,24 @@ class Stopwatch:
 
     def _event(self) -> torch.cuda.Event:
         return self._spare.pop() if self._spare else torch.cuda.Event(enable_timing=True)
+
+
+class TimedCollectives:
+    """A backend's collectives, which take what they take on the part "communication" of a stopwatch."""
+
+    def __init__(self, backend: Any, times: Stopwatch) -> None:
+        self.backend = backend
+        self.times = times
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self.backend, name)
+        if not name.startswith(("all_gather", "all_reduce", "reduce", "broadcast")):
+            return attribute
+
+        @functools.wraps(attribute)
+        def timed(*arguments: Any, **options: Any) -> Any:
+            with self.times.part("communication"):
+                return attribute(*arguments, **options)
+
+        self.__dict__[name] = timed
+        return timed

@@ -86,8 +86,8 @@ def test_failures_are_ridden_out(flaky: Callable[..., Flaky]) -> None:
     storage = Storage()
     assert storage.read("x://a", 3, 5) == bytes([3, 4])
     assert filesystem.reads == 4
-    assert storage.take_traffic().retries == 3
-    assert storage.take_traffic() == Traffic()
+    assert storage.traffic.take().retries == 3
+    assert storage.traffic.take() == Traffic()
 
 
 def test_the_last_error_names_url_error_and_attempts(flaky: Callable[..., Flaky]) -> None:
