@@ -85,7 +85,7 @@ requeue() {
     trap '' TERM
     echo "job $job: back into the queue${1:+, without $1}"
     local before
-    before=$(scontrol show job "$job" | sed -n 's/^ *ExcNodeList=//p' | grep -v null)
+    before=$(scontrol show job "$job" | grep -o 'ExcNodeList=[^ ]*' | cut -d= -f2 | grep -v null)
     scontrol requeue "$job" || return
     if [ -n "${1:-}" ]; then
         until scontrol update "JobId=$job" "ExcNodeList=${before:+$before,}$1"; do sleep 1; done
