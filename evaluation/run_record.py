@@ -18,7 +18,7 @@ from evaluation.run_metrics import METRICS, Series, read_metrics
 
 CONFIG, ATTRIBUTION, STARTS = "config.yaml", "attribution.txt", "starts.jsonl"
 SECRET = re.compile(r"secret|key_id|token|password|api_key|access_key|credential", re.IGNORECASE)
-NOT_SECRET = re.compile(r"^tokenizer|^tokens$|tokens$", re.IGNORECASE)
+NOT_SECRET = re.compile(r"^tokenizer|tokens$|^token_std$", re.IGNORECASE)
 USER_IN_URL = re.compile(r"://[^/@\s]+@")
 MASK = "***"
 # A pause longer than this between two lines, and than 20 usual ones, is a stop and not training time.

@@ -56,14 +56,14 @@ def test_secrets_are_masked_wherever_they_are() -> None:
     config = {
         "data": {"url": "https://me:pw@host/x", "aws_secret_access_key": "abc", "key_id": "AK"},
         "list": [{"api_token": "t", "Password": 1234}],
-        "tokenizer": {"length": 77, "_target_": "T"},
+        "tokenizer": {"length": 77, "_target_": "T", "token_std": 0.5},
         "max_tokens": 5,
         "wandb": {"api_key": "k", "token": None},
     }
     assert mask_secrets(config) == {
         "data": {"url": "https://***@host/x", "aws_secret_access_key": "***", "key_id": "***"},
         "list": [{"api_token": "***", "Password": "***"}],
-        "tokenizer": {"length": 77, "_target_": "T"},
+        "tokenizer": {"length": 77, "_target_": "T", "token_std": 0.5},
         "max_tokens": 5,
         "wandb": {"api_key": "***", "token": None},
     }
