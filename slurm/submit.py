@@ -54,10 +54,9 @@ def run(command: Command, typed: str, config: DictConfig) -> None:
         for key, follower in followers:
             _submit(follower, f"--dependency={DEPENDENCY[key]}:{job}", "--kill-on-invalid-dep=yes")
     except Exception as error:
-        status = 2 if isinstance(error, queue.SlurmError) else exit_status(error)
-        if status is None:
+        if not isinstance(error, queue.SlurmError) and exit_status(error) is None:
             raise
-        compose.fail(str(error), status)
+        compose.fail(str(error))
 
 
 def _follower(key: str, text: str, first: Submission, typed: str) -> Submission:

@@ -111,3 +111,19 @@ def shut_down() -> None:
     """Leaves the process group, if this process is in one."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def all_gather_by_broadcasts(
+    groups_flat: list[torch.Tensor],
+    partitioned_param_groups: list[list[torch.Tensor]],
+    dp_process_group: list[torch.distributed.ProcessGroup],
+    start_alignment_factor: int,
+    allgather_bucket_size: int,
+) -> None:
+    """DeepSpeed's all-gather of updated weights under ZeRO 1 and 2, for gloo.
+
+    Gloo's own copies everything twice; a rank's part that is broadcast goes straight to its place.
+    """
+    for parts, group in zip(partitioned_param_groups, dp_process_group, strict=True):
+        for rank, part in enumerate(parts):
+            torch.distributed.broadcast(part, group=group, group_src=rank)

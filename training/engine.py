@@ -22,6 +22,7 @@ from deepspeed.runtime import compiler as deepspeed_compiler
 from deepspeed.runtime.zero import stage_1_and_2
 
 from training.checkpoint_files import AVERAGE
+from training.distributed import all_gather_by_broadcasts
 from training.ema import AdamWithEMA
 from training.engine_settings import EngineSettings
 from training.stopwatch import Stopwatch, TimedCollectives
@@ -39,22 +40,6 @@ with mock.patch.object(deepspeed_compiler, "compile", lambda: deepspeed_compiler
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-
-
-def _all_gather_by_broadcasts(
-    groups_flat: list[torch.Tensor],
-    partitioned_param_groups: list[list[torch.Tensor]],
-    dp_process_group: list[torch.distributed.ProcessGroup],
-    start_alignment_factor: int,
-    allgather_bucket_size: int,
-) -> None:
-    """DeepSpeed's all-gather of updated weights under ZeRO 1 and 2, for gloo.
-
-    Gloo's own copies everything twice; a rank's part that is broadcast goes straight to its place.
-    """
-    for parts, group in zip(partitioned_param_groups, dp_process_group, strict=True):
-        for rank, part in enumerate(parts):
-            torch.distributed.broadcast(part, group=group, group_src=rank)
 
 
 class NonFiniteUpdate(Exception):
@@ -104,7 +89,7 @@ class Engine:
         if not torch.distributed.is_initialized():
             _become_a_group_of_one()
         if torch.distributed.get_backend() == "gloo":
-            stage_1_and_2.all_gather_dp_groups = _all_gather_by_broadcasts
+            stage_1_and_2.all_gather_dp_groups = all_gather_by_broadcasts
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=module,
             optimizer=optimizer,

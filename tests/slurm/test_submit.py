@@ -99,7 +99,7 @@ def test_two_nodes_train_then_the_run_is_evaluated(
 def test_what_follows_a_failure_goes_with_it(
     cluster: Cluster, submit: Submit, tiny_diffusion: list[str], tmp_path: Path
 ) -> None:
-    stand_in = make_stand_in(tmp_path / "venv", "exit 3")
+    stand_in = make_stand_in(tmp_path / "venv", "exit 2")
     own = [f"run.folder={tmp_path}/run", *ON_NODES]
     train, evaluate = numbers(submit(*tiny_diffusion, *own, 'then=["evaluate protocol=openmoji"]', venv=stand_in))
     assert cluster.wait_for_end(train, 30)["JobState"] == "FAILED"
