@@ -135,7 +135,7 @@ class _Work:
             sample = self._again(position)
             if hashlib.sha256(sample.image).digest() != sha256.tobytes():
                 raise self._changed(sample.key)
-            samples.append((sample.key, _members(sample)))
+            samples.append((sample.key, members_of(sample)))
         if len({key for key, _ in samples}) < len(samples):
             raise DataError(f"{self.source.name} gives the same key twice, near {samples[-1][0]!r}")
         listed = write_shard(join(self.url, shard.split), f"{shard.number:05d}", samples, self.storage)
@@ -250,7 +250,8 @@ def _existing(manifest_url: str, wanted: Mapping[str, object], storage: Storage)
     return found
 
 
-def _members(sample: Sample) -> dict[str, bytes]:
+def members_of(sample: Sample) -> dict[str, bytes]:
+    """The files of a sample in its shard, by extension."""
     details = {"key": sample.key, **({"caption": sample.caption} if sample.caption else {}), **sample.metadata}
     return {
         sample.extension: sample.image,

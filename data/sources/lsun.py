@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +34,18 @@ class Lsun:
             raise DataError(f"{folder} holds no data.mdb: give the unpacked folder of LSUN, on a local disk")
         self.folder = folder
         self.held_out = HeldOut(held_out, storage)
-        self._opened: tuple[int, Any] | None = None
-        with self._environment().begin() as transaction, transaction.cursor() as cursor:
+        with _environment(folder, os.getpid()).begin() as transaction, transaction.cursor() as cursor:
             self._keys: list[bytes] = list(cursor.iternext(keys=True, values=False))
         if not self._keys:
             raise DataError(f"{folder} holds no picture")
         self.settings = {"keys": digest([key.hex() for key in self._keys]), "held_out": self.held_out.setting}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": None}
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def __getitem__(self, position: int) -> Sample:
         key = self._keys[position]
-        with self._environment().begin() as transaction:
+        with _environment(self.folder, os.getpid()).begin() as transaction:
             image = bytes(transaction.get(key))
         extension = next((kind for start, kind in _KINDS if image.startswith(start)), None)
         if extension is None:
@@ -57,12 +54,12 @@ class Lsun:
         safe = name if name.isalnum() else key.hex()
         return Sample(safe, image, extension, split=self.held_out.split(name))
 
-    def _environment(self) -> Any:
-        """This process's own: an environment doesn't survive a fork."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            try:
-                import lmdb
-            except ImportError as error:
-                raise DataError("LSUN needs the package lmdb, which isn't installed: pip install lmdb") from error
-            self._opened = os.getpid(), lmdb.open(self.folder, readonly=True, lock=False, readahead=False)
-        return self._opened[1]
+
+@lru_cache(maxsize=8)
+def _environment(folder: str, process: int) -> Any:
+    """The opened folder; each process needs its own, and may have one only."""
+    try:
+        import lmdb
+    except ImportError as error:
+        raise DataError("LSUN needs the package lmdb, which isn't installed: pip install lmdb") from error
+    return lmdb.open(folder, readonly=True, lock=False, readahead=False)

@@ -20,6 +20,9 @@ from data.sources.image_folder import ImageFolder
 from data.store import EmbeddedStore
 from data.stream import Storage
 from data.survey import Criteria
+from training.compose import composed
+from training.errors import ConfigurationError
+from training.prepare import run
 
 
 class Numbers:
@@ -235,11 +238,9 @@ def test_the_command(tmp_path: Path) -> None:
         (folder / f"{number}.txt").write_text(f"number {number}")
     arguments = ["source=image_folder", f"source.folder={folder}", "source.captions=txt", f"url={tmp_path / 'out'}"]
     command = [sys.executable, "-m", "training.prepare", *arguments, "processes=1", "source.held_out=0.3"]
-    wrong = subprocess.run([*command, "criteria.drop_similar=9"], capture_output=True, text=True)
-    assert (wrong.returncode, wrong.stderr) == (
-        2,
-        "error: criteria.drop_similar=9 must lie in 0 to 7 bits, or be null\n",
-    )
+    for setting in ("criteria.drop_similar=9", "share.number=2", "processes=0"):
+        with pytest.raises((DataError, ConfigurationError), match=setting):
+            run(composed("prepare", [*arguments, setting]))
     done = subprocess.run([*command, "share.number=1", "share.of=2"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out/manifest.json").read_text())["splits"]["train"]["samples"] < 6
