@@ -68,19 +68,32 @@ def _thumbnails(picture: NDArray[np.uint8], sample: Sample) -> list[Image.Image]
     image = Image.fromarray(picture)
     scale = min(1.0, _SIDE / max(image.size))
     small = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
-    objects = sample.metadata.get("objects")
-    for number, found in enumerate(objects if isinstance(objects, list) else []):
+    draw = ImageDraw.Draw(small)
+    for number, (told, edges) in enumerate(_boxes(sample.metadata)):
         colour = _COLOURS[number % len(_COLOURS)]
-        box = [edge * scale for edge in found["box"]]
-        draw = ImageDraw.Draw(small)
+        box = [edge * scale for edge in edges]
         draw.rectangle(box, outline=colour, width=2)
-        draw.text((box[0] + 4, box[1] + 3), str(found.get("name", found["class"])), fill=colour)
+        draw.rectangle(draw.textbbox((box[0] + 2, box[1] + 1), told), fill=colour)
+        draw.text((box[0] + 2, box[1] + 1), told, fill="white")
     if "seg.png" not in sample.members:
         return [small]
     with Image.open(io.BytesIO(sample.members["seg.png"]), formats=("PNG",)) as opened:
         classes = np.asarray(opened.resize(small.size, Image.Resampling.NEAREST), dtype=np.uint8)
     colours = np.random.default_rng(0).integers(0, 256, (256, 3), dtype=np.uint8)  # any, but always the same
     return [small, Image.blend(small, Image.fromarray(colours[classes]), _LAID_OVER)]
+
+
+def _boxes(metadata: Mapping[str, Any]) -> list[tuple[str, list[float]]]:
+    """Names and edges of a sample's objects; none where they aren't as `data.inputs.layout` reads them."""
+    found = []
+    try:
+        for entry in metadata.get("objects") or []:
+            left, top, right, bottom = (float(edge) for edge in entry["box"])
+            if left <= right and top <= bottom:
+                found.append((str(entry.get("name", entry["class"])), [left, top, right, bottom]))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return []
+    return found
 
 
 def _inline(image: Image.Image) -> str:

@@ -27,7 +27,7 @@ CONTACT_SHEET_NAME = "contact_sheet.html"
 WORK_FOLDER = "preparation"
 _VERSION = 2
 _SIDES = (64, 128, 256, 512, 1024, 2048)
-_ASPECTS = (0.5, 0.75, 1.0, 1.34, 2.0)
+_ASPECTS = (0.5, 0.75, 0.95, 1.05, 1.34, 2.0)
 
 
 def prepare(
@@ -218,7 +218,7 @@ def _finish(work: _Work, shards: Sequence[_Shard], found: Survey, choice: Choice
     storage.write(join(url, CONTACT_SHEET_NAME), contact_sheet(manifest, shown))
     storage.write(join(url, MANIFEST_NAME), _json(manifest))
     log.info("prepared %s at %s: %s", source.name, url, manifest["splits"])
-    return json.loads(_json(manifest))  # type: ignore[no-any-return]  # as the next one reads it
+    return json.loads(_json(manifest))
 
 
 def _histograms(sizes: NDArray[np.int32]) -> dict[str, dict[str, int]]:

@@ -65,7 +65,7 @@ def read_coco(url: str, storage: Storage) -> dict[str, Any]:
             f"{url} is no COCO caption file, nor one of boxes: {error!r}. Give captions_val2014.json, "
             "instances_val2017.json or a file like these"
         ) from error
-    return content  # type: ignore[no-any-return]
+    return content
 
 
 def coco_files(url: str, content: Mapping[str, Any]) -> dict[int, str]:

@@ -92,4 +92,4 @@ def _texts(found: object) -> list[str]:
 def _plain(metadata: Mapping[Any, Any]) -> dict[str, Any]:
     """What JSON can hold of a row: dates and bytes of a parquet file, say, become text, and unnamed columns go."""
     named = {column: value for column, value in metadata.items() if isinstance(column, str) and value is not None}
-    return json.loads(json.dumps(named, default=str))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(named, default=str))

@@ -39,7 +39,7 @@ def _tsv(data: bytes) -> list[Row]:
 
 
 def _json(data: bytes) -> list[Row]:
-    return json.loads(data)  # type: ignore[no-any-return]  # looked at by read_table
+    return json.loads(data)
 
 
 def _jsonl(data: bytes) -> list[Row]:
@@ -54,7 +54,7 @@ def _parquet(data: bytes) -> list[Row]:
             "parquet files need the package pyarrow, which isn't installed: pip install pyarrow, or give the table as "
             ".csv or .jsonl"
         ) from error
-    return parquet.read_table(io.BytesIO(data)).to_pylist()  # type: ignore[no-any-return]
+    return parquet.read_table(io.BytesIO(data)).to_pylist()
 
 
 _READERS: dict[str, Callable[[bytes], list[Row]]] = {

@@ -1,5 +1,7 @@
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -219,6 +221,16 @@ def test_nothing_left_is_an_error(tmp_path: Path) -> None:
         prepare(Numbers(), str(tmp_path), Storage(), 3, Criteria(smallest_side=9))
 
 
+@pytest.mark.parametrize("objects", [7, ["x"], [{"box": 3}], [{"class": 1, "box": [9, 9, 0, 0]}], [{"box": [0] * 4}]])
+def test_a_contact_sheet_lives_with_objects_of_any_form(tmp_path: Path, objects: object) -> None:
+    class Odd(Numbers):
+        def __getitem__(self, n: int) -> Sample:
+            return replace(super().__getitem__(n), metadata={"objects": objects})
+
+    prepare(Odd(["only"]), str(tmp_path), Storage(), 3)
+    assert (tmp_path / "contact_sheet.html").exists()
+
+
 def test_the_contact_sheet_is_one_file_and_escapes_what_it_shows(tmp_path: Path) -> None:
     class Hostile(Numbers):
         def __getitem__(self, n: int) -> Sample:
@@ -228,6 +240,33 @@ def test_the_contact_sheet_is_one_file_and_escapes_what_it_shows(tmp_path: Path)
     page = (tmp_path / "contact_sheet.html").read_text()
     assert "<script" not in page and "<b>" not in page.replace("<p><b>", "") and "<i>" not in page
     assert "http" not in page and page.count("data:image/jpeg;base64,") == 10
+
+
+def test_asked_to_stop_by_slurm_it_leaves_with_status_75_and_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        (tmp_path / f"{number}.png").write_bytes(make_png(number))
+    config = composed(
+        "prepare", ["source=image_folder", f"source.folder={tmp_path}", f"url={tmp_path / 'out'}", "processes=1"]
+    )
+    whole = ImageFolder.__getitem__
+
+    def asked(source: ImageFolder, position: int) -> Sample:
+        if position == 3:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return whole(source, position)
+
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as left:
+            patch.setattr(ImageFolder, "__getitem__", asked)
+            run(config)
+        assert left.value.code == 75 and not (tmp_path / "out/manifest.json").exists()
+        run(config)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert (tmp_path / "out/manifest.json").exists()
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -29,9 +29,9 @@ def shards(tmp_path: Path) -> Path:
                 image = members["000000001.jpg"]
             if number == 5:
                 with Image.open(io.BytesIO(members["000000001.jpg"])) as opened:
-                    scaled = io.BytesIO()
-                    opened.resize((128, 96)).save(scaled, "JPEG", quality=60)
-                image = scaled.getvalue()
+                    anew = io.BytesIO()
+                    opened.save(anew, "JPEG", quality=70)
+                image = anew.getvalue()
             details = {"key": key, "caption": f"picture {number}", "similarity": number / 10, "NSFW": "UNLIKELY"}
             members |= {f"{key}.jpg": image, f"{key}.txt": f"picture {number}".encode()}
             members[f"{key}.json"] = json.dumps(details).encode()
