@@ -1,22 +1,17 @@
 """Builds an index: tar headers become offsets, shard by shard, in parallel; a build that was cut short goes on."""
 
-import ctypes
 import hashlib
 import json
 import logging
-import multiprocessing
-import os
-import signal
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 
 from data.errors import DataError
 from data.index import INDEX_NAME, SIDECAR_SUFFIX, Shard, find_shards
 from data.offsets import Entry, Offsets, read_headers
+from data.processes import work_through
 from data.stream import Storage, join
 from data.transforms import BadSample, details_of
 from data.where import Where
@@ -57,7 +52,8 @@ def build_index(
     shards = find_shards(urls, storage)
     read = [shard for shard in shards if shard.offsets_url is None or where or checksums]
     work = partial(_index_shard, folder, storage, where, checksums)
-    found = dict(zip((shard.url for shard in read), _all(work, [shard.url for shard in read], processes), strict=True))
+    bare = [shard.url for shard in read]
+    found = dict(zip(bare, work_through(work, bare, processes, "indexing", "shard", _CHUNK), strict=True))
     listed, left_out = [], Counter[str]()
     for shard in shards:
         done = found.get(shard.url)
@@ -81,39 +77,6 @@ def build_index(
     index_url = join(folder, INDEX_NAME)
     storage.write(index_url, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
     return index_url
-
-
-def _all(work: "partial[_Done | DataError]", urls: Sequence[str], processes: int) -> "list[_Done | DataError]":
-    from tqdm import tqdm
-
-    shown = partial(
-        tqdm,
-        total=len(urls),
-        desc="indexing",
-        unit="shard",
-        file=sys.stderr,
-        mininterval=0.5 if sys.stderr.isatty() else 10.0,
-        disable=None if urls else True,
-    )
-    processes = min(processes, len(urls) // _CHUNK)
-    if processes < 2:
-        return list(shown(map(work, urls)))
-    # not forked: the parent may run threads, of a store's client for one
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, _prepare_process, (os.getpid(),))
-    try:
-        return list(shown(pool.map(work, urls, chunksize=_CHUNK)))
-    finally:
-        pool.shutdown(cancel_futures=True)  # after an interrupt: what is under way is finished, and no more
-
-
-def _prepare_process(parent: int) -> None:
-    """An interrupt is the parent's to handle, and no process outlives it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _index_shard(folder: str, storage: Storage, where: Where, checksums: bool, url: str) -> _Done | DataError:

@@ -26,8 +26,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Urls = list[str]  # `Storage.list` hides the builtin inside the class
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 20.0
-_CHECK_SECONDS = 3.0
-_SCAN_BYTES = 1 << 20
+_CHECK_SECONDS, _SCAN_BYTES = 3.0, 1 << 20
 
 
 class Storage:
@@ -170,12 +169,13 @@ class Storage:
         self._retried(url, put)
         self.forget(url)
 
-    def list(self, url: str) -> Urls:
-        """URLs of the objects directly in a folder, sorted; empty when there are none."""
+    def list(self, url: str, below: bool = False) -> Urls:
+        """URLs of the objects directly in a folder, or of all below it, sorted; empty when there are none."""
 
         def find(fs: Any, path: str) -> Urls:
-            found = fs.ls(path, detail=True)
-            return sorted(join(url, entry["name"].rsplit("/", 1)[-1]) for entry in found if entry["type"] == "file")
+            found = fs.find(path, detail=True).values() if below else fs.ls(path, detail=True)
+            start = len(join(path, ""))
+            return sorted(join(url, entry["name"][start:]) for entry in found if entry["type"] == "file")
 
         try:
             return self._retried(url, find)

@@ -75,8 +75,9 @@ def submission_of(command: Command, typed: str, waits_for: Path | None = None) -
 def _array_fits(command: Command, config: DictConfig) -> None:
     if config.grid and command.verb != "train":
         raise ConfigurationError("grid", OmegaConf.to_container(config.grid), "it is of `ldm submit train` alone")
-    if config.shares is not None and command.verb != "prepare latents":
-        raise ConfigurationError("shares", config.shares, "it is of `ldm submit prepare latents` alone")
+    if config.shares is not None and command.verb not in ("prepare", "prepare latents"):
+        remedy = "it is of `ldm submit prepare` and `ldm submit prepare latents` alone"
+        raise ConfigurationError("shares", config.shares, remedy)
     for key in ("shares", "at_once"):
         value = config[key]
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -138,7 +139,8 @@ def _prepare(command: Command, config: DictConfig, profile: Profile, typed: str)
     folder = _absolute("runs/prepare")
     words = command.verb.split()[1:]
     job = _job(command, profile, typed, "ldm-prepare", folder, [[*words, *command.overrides]])
-    return Submission(job, command, [], own, [])
+    told = [] if config.shares is None else [f"{config.shares} array tasks share the samples"]
+    return Submission(replace(job, shares=config.shares, at_once=config.at_once), command, [], own, told)
 
 
 def _job(

@@ -6,7 +6,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -38,19 +38,17 @@ class Squares:
     def __len__(self) -> int:
         return len(COLOURS) * 16
 
-    def split(self, key: str) -> str:
+    def __getitem__(self, number: int) -> Sample:
         """Every eighth is held out."""
-        return TRAIN if int(key) % 8 else HELD_OUT
-
-    def __iter__(self) -> Iterator[Sample]:
-        for number in range(len(self)):
-            colour = list(COLOURS)[number % 4]
-            picture = np.full((32, 32, 3), 255, np.uint8)
-            top, left = (number // 4) % 4 * 6, number // 16 * 6
-            picture[top : top + 12, left : left + 12] = COLOURS[colour]
-            buffer = io.BytesIO()
-            Image.fromarray(picture).save(buffer, "PNG")
-            yield Sample(f"{number:04d}", buffer.getvalue(), "png", f"a {colour} square", {"label": number % 4})
+        colour = list(COLOURS)[number % 4]
+        picture = np.full((32, 32, 3), 255, np.uint8)
+        top, left = (number // 4) % 4 * 6, number // 16 * 6
+        picture[top : top + 12, left : left + 12] = COLOURS[colour]
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, "PNG")
+        caption, metadata = f"a {colour} square", {"label": number % 4}
+        split = TRAIN if number % 8 else HELD_OUT
+        return Sample(f"{number:04d}", buffer.getvalue(), "png", caption, metadata, split=split)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

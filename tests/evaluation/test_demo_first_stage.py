@@ -26,9 +26,7 @@ def test_the_committed_first_stage_reconstructs_what_it_never_saw() -> None:
     stage = load_first_stage(instantiate(config.first_stage.autoencoder), config.first_stage.weights, None)
     source = OpenMoji(size=64)
     held_out = [
-        np.array(Image.open(io.BytesIO(sample.image)).convert("RGB"))
-        for sample in source
-        if source.split(sample.key) == HELD_OUT
+        np.array(Image.open(io.BytesIO(sample.image)).convert("RGB")) for sample in source if sample.split == HELD_OUT
     ]
     images = torch.from_numpy(np.stack(held_out)).permute(0, 3, 1, 2)
     assert len(images) == 209

@@ -1,0 +1,95 @@
+"""Pictures in a folder, with captions beside them, in a table, or without any."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from data.errors import DataError
+from data.sources import HELD_OUT, TRAIN, Sample
+from data.sources.files import PictureFiles, digest, is_safe, read_below
+from data.sources.tables import read_table
+from data.stream import Storage
+from data.transforms import BadSample
+
+BESIDE = "txt"
+
+
+class ImageFolder:
+    """Every picture below a folder, by name; or those that a table names, in its order.
+
+    folder: a path or any fsspec URL. captions: None; "txt", a file beside each picture, of the same name; or the URL of
+    a table (.csv, .tsv, .json, .jsonl, .parquet) with a row for each picture: its name below the folder in the column
+    `file_column`, and one caption, or a list of them, in `caption_column`. Other columns become metadata.
+    held_out: see HeldOut. name, attribution: for the manifest. Raises DataError.
+    """
+
+    splits = (TRAIN, HELD_OUT)
+
+    def __init__(
+        self,
+        folder: str,
+        storage: Storage,
+        captions: str | None = None,
+        file_column: str = "file_name",
+        caption_column: str = "text",
+        held_out: float | str = 0.01,
+        name: str = "image_folder",
+        attribution: str = "unknown",
+    ) -> None:
+        self.name = name
+        self.attribution = attribution
+        self.captions = captions
+        self.caption_column = caption_column
+        self._rows: list[dict[str, Any]] | None = None
+        names = None
+        self.dropped: Mapping[str, int] = {}
+        if captions is not None and captions != BESIDE:
+            rows = read_table(captions, storage)
+            self._rows = [row for row in rows if isinstance(row.get(file_column), str) and row[file_column].strip()]
+            self.dropped = {"no_file_name": len(rows) - len(self._rows)}
+            names = [str(row.pop(file_column)) for row in self._rows]
+            if not names:
+                raise DataError(f"{captions}: no row has a column {file_column}; name it by source.file_column")
+            if not any(caption_column in row for row in self._rows):
+                raise DataError(f"{captions}: no row has a column {caption_column}; name it by source.caption_column")
+        self.files = PictureFiles(folder, storage, held_out, names)
+        self.settings = {**self.files.settings, "captions": digest(self._rows) if self._rows else captions}
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, position: int) -> Sample:
+        captions, metadata = self._described(position)
+        if not captions and self.captions is not None:
+            raise BadSample("no_caption")
+        if len(captions) > 1:
+            metadata["captions"] = captions
+        return self.files.sample(position, captions[0] if captions else "", metadata)
+
+    def _described(self, position: int) -> tuple[list[str], dict[str, Any]]:
+        """Captions and metadata of a picture."""
+        if self._rows is not None:
+            row = self._rows[position]
+            found = row.get(self.caption_column)
+            metadata = {column: value for column, value in row.items() if column != self.caption_column}
+            return _texts(found), _plain(metadata)
+        name = self.files.names[position]
+        if self.captions is None:
+            return [], {"file_name": name}
+        stem = name.rpartition(".")[0]
+        text = read_below(self.files.folder, f"{stem}.{BESIDE}", self.files.storage) if is_safe(stem) else b""
+        try:
+            return _texts(text.decode()), {"file_name": name}
+        except UnicodeDecodeError as error:
+            raise BadSample("not_utf8", str(error)) from error
+
+
+def _texts(found: object) -> list[str]:
+    several = found if isinstance(found, list) else [found]
+    return [" ".join(text.split()) for text in several if isinstance(text, str) and text.strip()]
+
+
+def _plain(metadata: Mapping[Any, Any]) -> dict[str, Any]:
+    """What JSON can hold of a row: dates and bytes of a parquet file, say, become text, and unnamed columns go."""
+    named = {column: value for column, value in metadata.items() if isinstance(column, str) and value is not None}
+    return json.loads(json.dumps(named, default=str))

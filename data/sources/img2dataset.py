@@ -1,0 +1,80 @@
+"""Tar shards that others wrote, as img2dataset does: to filter them, free them of duplicates, and re-shard them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data.errors import DataError
+from data.index import Index
+from data.members import MemberReader
+from data.sources import HELD_OUT, TRAIN, LeftOut, Sample
+from data.sources.files import is_safe
+from data.sources.held_out import HeldOut
+from data.stream import Storage
+from data.transforms import IMAGE_EXTENSIONS, BadSample, details_of, image_bytes
+from data.where import BadCondition, Where
+
+
+class Img2dataset:
+    """The samples of tar shards, in their order, with whatever is known of them.
+
+    url: a folder of shards, or shards with {0000..0999} and *, or a list of them. Where no index lies beside the shards
+    their headers are read first; `ldm prepare index` writes one. where: predicates that samples have to fulfil, as
+    data.where has them. held_out: see HeldOut; the name is the sample's key. Raises DataError.
+    """
+
+    splits = (TRAIN, HELD_OUT)
+    dropped: Mapping[str, int] = {}
+
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        storage: Storage,
+        where: Mapping[str, Mapping[str, Any]] | None = None,
+        held_out: float | str = 0.001,
+        name: str = "img2dataset",
+        attribution: str = "unknown",
+    ) -> None:
+        self.name = name
+        self.attribution = attribution
+        try:
+            self.where = Where({field: dict(conditions) for field, conditions in (where or {}).items()})
+        except BadCondition as error:
+            raise DataError(f"source.where.{error}") from error
+        self.index = Index.load(url if isinstance(url, str) else list(url), storage)
+        self.members = MemberReader(storage, replace_bad_shards=True)
+        self.held_out = HeldOut(held_out, storage)
+        self.settings = {
+            "shards": self.index.fingerprint,
+            "where": self.where.predicates,
+            "held_out": self.held_out.setting,
+        }
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, position: int) -> Sample:
+        url, entry = self.index.sample(position)
+        if not is_safe(entry.key) or "." in entry.key:
+            raise LeftOut("unsafe_name")
+        members = self.members.read(url, entry)
+        details = details_of(members)
+        if (failing := self.where.failing(details)) is not None:
+            raise LeftOut(f"where_{failing}")
+        image, extension = image_bytes(members), next(kind for kind in IMAGE_EXTENSIONS if kind in members)
+        return Sample(
+            entry.key.replace("/", "_"),
+            image,
+            extension,
+            _caption(members, details),
+            {field: value for field, value in details.items() if field not in ("key", "caption")},
+            {kind: data for kind, data in members.items() if kind not in (*IMAGE_EXTENSIONS, "txt", "json")},
+            self.held_out.split(entry.key),
+        )
+
+
+def _caption(members: Mapping[str, bytes], details: Mapping[str, Any]) -> str:
+    try:
+        text = members.get("txt", b"").decode().strip()
+    except UnicodeDecodeError as error:
+        raise BadSample("not_utf8", str(error)) from error
+    return text or str(details.get("caption") or "").strip()
