@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from evaluation.run_metrics import METRICS
 from training import compose
-from training.wandb_files import is_synced, offline_folders, secrets
+from training.wandb_offline import is_synced, offline_folders, secrets
 from training.wandb_workspace import Service, ServiceError, logged_metrics, write_workspace
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 BLOCK_BYTES = 32768
-HEADER_BYTES = 7
+HEADER = b":W&B\xe1\xbe"  # and a byte of the version
 TAIL_BLOCKS = 32
 """Enough to hold a row nearly always; twice as many are read until there is one."""
 _RECORD = struct.Struct("<IHB")
@@ -48,34 +50,42 @@ def _end(path: Path) -> tuple[int, int]:
             file.seek(first * BLOCK_BYTES)
             data = file.read()
         step, end = -1, 0
-        for content, after in messages(data, at_start=first == 0):
-            end = first * BLOCK_BYTES + after
-            record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
-            record.ParseFromString(content)
-            if record.WhichOneof("record_type") == "history":
-                step = max(step, record.history.step.num)
+        with suppress(ValueError):  # what comes after a damaged message is lost to `wandb sync` too
+            for content, after in messages(data, at_start=first == 0):
+                end = first * BLOCK_BYTES + after
+                record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
+                record.ParseFromString(content)
+                if record.WhichOneof("record_type") == "history":
+                    step = max(step, record.history.step.num)
         if step >= 0 or first == 0:
             return step, end
         wanted *= 2
 
 
 def messages(data: bytes, at_start: bool) -> Iterator[tuple[bytes, int]]:
-    """The whole messages in the blocks `data`, which are a file's first ones or not, and where in it each one ends."""
-    at = HEADER_BYTES if at_start else 0
+    """The whole messages in the blocks `data`, which are a file's first ones or not, and where in it each one ends.
+
+    Raises ValueError when it is no such file or damaged; one whose writer was killed just ends.
+    """
+    if at_start and not data.startswith(HEADER):
+        raise ValueError("it has not the header of a .wandb file")
+    at = len(HEADER) + 1 if at_start else 0
     parts: list[bytes] | None = None
     while at + _RECORD.size <= len(data):
         left = BLOCK_BYTES - at % BLOCK_BYTES
         if left < _RECORD.size:
             at += left
             continue
-        _, length, kind = _RECORD.unpack_from(data, at)
+        checksum, length, kind = _RECORD.unpack_from(data, at)
         if kind == 0:  # the rest of the block is empty
             at += left
             continue
         content = data[at + _RECORD.size : at + _RECORD.size + length]
-        at += _RECORD.size + length
         if len(content) < length:  # torn
             return
+        if checksum != zlib.crc32(data[at + 6 : at + _RECORD.size + length]):
+            raise ValueError(f"the record at byte {at} has not its checksum")
+        at += _RECORD.size + length
         if kind in (_WHOLE, _FIRST):
             parts = []
         if parts is None:  # the message began before `data`

@@ -14,7 +14,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from training import doctor_wandb
-from training.wandb_files import offline_folders, records
+from training.wandb_file import messages
+from training.wandb_offline import offline_folders
 from training.wandb_workspace import NAME, SCHEMA, Service, ServiceError, workspace, write_workspace
 
 KEY = "k" * 40
@@ -191,11 +192,11 @@ def test_nothing_to_check_is_no_failure(
 def test_a_torn_file_is_read_as_far_as_it_goes(offline: Path) -> None:
     (part,) = offline_folders(offline)
     data = (part / "run-abc.wandb").read_bytes()
-    whole = list(records(data))
-    assert list(records(data[:-1])) == whole[:-1]
+    whole = list(messages(data, at_start=True))
+    assert list(messages(data[:-1], at_start=True)) == whole[:-1]
     damaged = bytearray(data)
     damaged[20] ^= 1
     with pytest.raises(ValueError, match="checksum"):
-        list(records(bytes(damaged)))
+        list(messages(bytes(damaged), at_start=True))
     with pytest.raises(ValueError, match="header"):
-        list(records(b"something else"))
+        list(messages(b"something else", at_start=True))

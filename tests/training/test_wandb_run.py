@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,8 @@ def blocks(contents: list[bytes]) -> bytes:
                 room = 32768
             part, rest = rest[: room - 7], rest[room - 7 :]
             kind = (1 if not rest else 2) if first else (4 if not rest else 3)
-            data += bytes(4) + len(part).to_bytes(2, "little") + bytes([kind]) + part
+            checksum = zlib.crc32(bytes([kind]) + part).to_bytes(4, "little")
+            data += checksum + len(part).to_bytes(2, "little") + bytes([kind]) + part
             first = False
     return data
 

@@ -1,20 +1,16 @@
-"""What the W&B client writes when it is offline: wandb/offline-run-<time>-<id>/ with a .wandb file of records."""
+"""The folders that W&B's client writes when it is offline, wandb/offline-run-<time>-<id>/: sent or not, and secrets."""
 
 from __future__ import annotations
 
 import json
 import re
-import struct
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from evaluation.run_record import secret_keys
+from training.wandb_file import messages
 
-BLOCK_BYTES = 32768
-HEADER = b":W&B\xe1\xbe"  # and a byte of the version
-FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 SECRET_VARIABLE = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL", re.IGNORECASE)
 SHORTEST_SECRET = 8
 """Shorter values of environment variables are words that may stand anywhere."""
@@ -28,32 +24,6 @@ def offline_folders(run_folder: Path) -> list[Path]:
 def is_synced(offline_folder: Path) -> bool:
     """Whether `wandb sync` marked it as sent."""
     return any(offline_folder.glob("*.wandb.synced"))
-
-
-def records(data: bytes) -> Iterator[bytes]:
-    """The serialised records of a .wandb file, as far as it was written whole.
-
-    The format is LevelDB's log: blocks of 32 KiB, in them fragments of a checksum, length, kind and data.
-    Raises ValueError when it is no such file or damaged.
-    """
-    if not data.startswith(HEADER):
-        raise ValueError("it has not the header of a .wandb file")
-    at, record = len(HEADER) + 1, b""
-    while at + 7 <= len(data):
-        left = BLOCK_BYTES - at % BLOCK_BYTES
-        checksum, length, kind = struct.unpack_from("<IHB", data, at)
-        if left < 7 or kind == 0:  # padding
-            at += left
-            continue
-        fragment = data[at + 7 : at + 7 + length]
-        if len(fragment) < length:  # its writer was killed
-            return
-        if checksum != zlib.crc32(data[at + 6 : at + 7 + length]):
-            raise ValueError(f"the record at byte {at} has not its checksum")
-        at += 7 + length
-        record = fragment if kind in (FULL, FIRST) else record + fragment
-        if kind in (FULL, LAST):
-            yield record
 
 
 def secrets(offline_folder: Path, environment: Mapping[str, str]) -> list[str]:
@@ -72,7 +42,7 @@ def secrets(offline_folder: Path, environment: Mapping[str, str]) -> list[str]:
         parts = [content]
         if path.suffix == ".wandb":
             try:
-                parts = list(records(content))
+                parts = [part for part, _ in messages(content, at_start=True)]
             except ValueError as error:
                 found.append(f"{path} can't be searched, {error}")
             found += [f"{path}: setting {key}" for key in sorted(set(secret_keys(_config(parts))))]
