@@ -156,6 +156,9 @@ METRICS = (
     Metric("eval/loss", "nats", "Cross-entropy on held-out pictures", _CLASSIFIER),
     Metric("eval/accuracy", "share", "On held-out pictures", _CLASSIFIER),
     Metric("eval/accuracy_decile_<k>", "share", "The same by tenths of the timesteps", _CLASSIFIER),
+    _of_machine(
+        "eval/seconds", "s", "That training stood still for pictures and measurements", "a look of the monitor"
+    ),
     _of_machine("run/goodput", "share", "Time in steps that count, of all since the run was submitted first"),
     _of_machine("run/restarts", "starts", "Beyond the first"),
     _of_machine("run/lost_steps", "updates", "Made and lost again, as they came after a checkpoint"),
