@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 import os
-import socket
 import time
 from collections import Counter
 from pathlib import Path
@@ -25,27 +24,24 @@ from evaluation.report import write_report
 from evaluation.weights import WeightsError
 from models.latent_diffusion import LatentDiffusion
 from models.noisy_classifier import NoisyClassifier
-from training.alerts import Alerts
 from training.build import build_eval_model, build_loader, build_task
 from training.checkpoint import Checkpoints
 from training.classifier_monitor import NoisyClassifierMonitor
 from training.compose import CONFIG_FOLDER
 from training.dataset import held_out_samples, note_data, training_sources
 from training.distributed import Distributed
-from training.goodput import GoodputMeter
+from training.instruments import build_instruments
 from training.loop import Monitor, TrainState, fit
-from training.meter import Meter
 from training.monitors import AutoencoderMonitor, DiffusionMonitor
 from training.preemption import StopRequest
 from training.retention import Retention
 from training.starts import START_VARIABLE, note_training
+from training.tasks import Task
 from training.tasks.autoencoder import AutoencoderTask
 from training.tasks.diffusion import DiffusionTask
 from training.tasks.latents import LatentTask
 from training.tasks.noisy_classifier import NoisyClassifierTask
 from training.tracker import Tracker
-from training.utilisation import ideal_step_seconds
-from training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -65,42 +61,18 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
     checkpoints = Checkpoints(
         folder / "checkpoints", ranks, Retention(config.checkpoint.keep, config.checkpoint.keep_every)
     )
-    state = TrainState()
-    manifest = checkpoints.restore_newest(task.engines)
-    if manifest is not None:
-        state = TrainState(manifest.step, manifest.images_seen, Counter(manifest.extra["bad_samples"]))
-        task.load_extra_state(manifest.extra)
-        if ranks.is_main:
-            log.info("going on from step %d of %d", state.step, config.steps)
-    elif isinstance(task, LatentTask) and config.first_stage.scale is None:
-        estimate_latent_scale(task, loader)
+    state = restore_or_begin(config, task, loader, checkpoints, ranks)
     start = int(os.environ.get(START_VARIABLE, 0))
     if ranks.is_main:
         if start:
             note_training(folder, start, state.step)
         write_config(config, folder)
-        note_data(sources, config.run.seed, folder, resumed=manifest is not None)
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    settings = config.tracker
-    ideal_seconds = ideal_step_seconds(config, ranks.world) if ranks.is_main else None
-    meter = Meter(task.engines, ranks.device, settings.detail_every, ideal_seconds)
-    tracker = Tracker(
-        folder,
-        ranks.is_main,
-        plain,  # type: ignore[arg-type]
-        settings.project,
-        settings.mode,
-        settings.x_axis,
-        settings.rewind,
-        state.step,
-    )
-    alerts = Alerts(instantiate(config.alerts), tracker, ranks.gather_objects(socket.gethostname()), ranks.is_main)
+        note_data(sources, config.run.seed, folder, resumed=state.step > 0)
+    instruments = build_instruments(config, task.engines, ranks, start, state.step, loader.whereabouts)
     failed = True
     try:
-        monitor = build_monitor(folder, config, task, held_out, ranks, tracker)
-        watchdog = Watchdog(config.watchdog.seconds, folder, start, ranks.rank, ranks.world, loader.whereabouts)
-        with contextlib.closing(loader.batches(state.step)) as batches, watchdog:
+        monitor = build_monitor(folder, config, task, held_out, ranks, instruments.tracker)
+        with contextlib.closing(loader.batches(state.step)) as batches, instruments.watchdog:
             finished = fit(
                 task,
                 batches,
@@ -112,29 +84,39 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
                 config.checkpoint.every,
                 checkpoints,
                 monitor,
-                meter,
-                alerts,
-                tracker,
+                instruments,
                 ranks,
                 stop,
-                watchdog,
-                GoodputMeter(folder, ranks.is_main),
             )
         if ranks.is_main and state.bad_samples:
             counts = ", ".join(f"{count} {reason}" for reason, count in sorted(state.bad_samples.items()))
             log.warning("bad samples replaced so far: %s", counts)
-        if told := alerts.summary():
+        if told := instruments.alerts.summary():
             log.warning("alerts since the start: %s", told)
         if finished:
             finish(monitor, folder, state.step, ranks)
         failed = False
     finally:
-        tracker.close(failed)
+        instruments.tracker.close(failed)
     if ranks.is_main:
         log.info("%s", in_words(account(folder)))
-        report = write_report(folder)
-        log.info("report: %s", report)
+        log.info("report: %s", write_report(folder))
     return finished
+
+
+def restore_or_begin(
+    config: DictConfig, task: Task, loader: Loader, checkpoints: Checkpoints, ranks: Distributed
+) -> TrainState:
+    """The state of the newest checkpoint, which the task's engines get; or that of step 0. A collective."""
+    manifest = checkpoints.restore_newest(task.engines)
+    if manifest is None:
+        if isinstance(task, LatentTask) and config.first_stage.scale is None:
+            estimate_latent_scale(task, loader)
+        return TrainState()
+    task.load_extra_state(manifest.extra)
+    if ranks.is_main:
+        log.info("going on from step %d of %d", manifest.step, config.steps)
+    return TrainState(manifest.step, manifest.images_seen, Counter(manifest.extra["bad_samples"]))
 
 
 def build_monitor(

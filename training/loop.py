@@ -13,17 +13,16 @@ import torch
 
 from data.batch import Batch
 from data.traffic import Traffic
-from training.alerts import NON_FINITE, Alerts
+from training.alerts import NON_FINITE
 from training.checkpoint import Checkpoints
 from training.distributed import Distributed
 from training.engine import NonFiniteUpdate
-from training.goodput import GoodputMeter
+from training.instruments import Instruments
 from training.meter import Meter
 from training.preemption import StopRequest
 from training.progress import Progress
 from training.schedule import LearningRate
 from training.tasks import Task
-from training.tracker import Tracker
 from training.watchdog import Watchdog
 
 LOOK_SECONDS = 0.01
@@ -62,18 +61,15 @@ def fit(
     checkpoint_every: int,
     checkpoints: Checkpoints,
     monitor: Monitor,
-    meter: Meter,
-    alerts: Alerts,
-    tracker: Tracker,
+    instruments: Instruments,
     ranks: Distributed,
     stop: StopRequest,
-    watchdog: Watchdog,
-    goodput: GoodputMeter,
 ) -> bool:
     """Trains from `state` to `steps`; returns False when it was asked to stop before. Ends on a checkpoint.
 
     account: metrics of what the first n samples of the run were, `Loader.account`.
     """
+    tracker, meter, watchdog = instruments.tracker, instruments.meter, instruments.watchdog
     watched = WatchedBatches(batches)
     if state.step == 0:
         tracker.log(0, {"images_seen": 0, "time": time.time()} | look(monitor, 0, watchdog))
@@ -85,7 +81,7 @@ def fit(
         except NonFiniteUpdate as error:
             checkpoints.finish()
             failure = non_finite_step(ranks, state.step, error, watched)
-            alerts.raise_alarm(NON_FINITE, str(failure))
+            instruments.alerts.raise_alarm(NON_FINITE, str(failure))
             raise failure from None
         metrics |= meter.details(state.step + 1)
         row, bad, stopping = agree(ranks, metrics, watched, meter, state.step + 1, global_batch, stop)
@@ -111,10 +107,10 @@ def fit(
                 row["checkpoint/stall_seconds"] = checkpoints.save(
                     task.engines, state.step, state.images_seen, extra, before_it_counts=tracker.flush
                 )
-        row |= goodput.row(row["speed/step_seconds"], row["data/wait_seconds"])
+        row |= instruments.goodput.row(row["speed/step_seconds"], row["data/wait_seconds"])
         tracker.log(state.step, row)
         progress.advance(row)
-        alerts.look(state.step, row)
+        instruments.alerts.look(state.step, row)
         if stopping:
             break
     with watchdog.paused():
