@@ -23,6 +23,7 @@ def use(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> Storage:
     return Storage(patience_seconds=0)
 
 
+@pytest.mark.slow
 def test_objects_outlive_the_store_and_keys_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with EmbeddedStore(tmp_path / "store") as first:
         old = first.environment

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pathlib import Path
 
 from tests.conftest import PROJECT
@@ -31,6 +33,7 @@ def test_every_gpu_evaluates(cluster: Cluster, tmp_path: Path) -> None:
     assert arguments(venv) == {"start0-task0": given, "start0-task1": given}
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_comes_to_its_time_limit_goes_on(cluster: Cluster, tmp_path: Path) -> None:
     venv = make_stand_in(tmp_path / "venv", f"[ $start = 1 ] && exit 0\n{WAITS}")
     job = submit(cluster, "evaluate", venv, "--nodelist=node1", "run=runs/first")

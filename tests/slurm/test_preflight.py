@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 import json
 import sys
 from pathlib import Path
@@ -36,6 +38,7 @@ def submit(cluster: Cluster, folder: Path, overrides: list[str], *options: str) 
     return cluster.client("sbatch", *own, environment=environment | {"OMP_NUM_THREADS": "1"}, cwd=PROJECT)
 
 
+@pytest.mark.slow
 def test_a_bad_node_is_left_for_others(cluster: Cluster, tiny_diffusion: list[str], tmp_path: Path) -> None:
     """node2 has hardly any shared memory."""
     cluster.on_node("node2", "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/dev/shm")
@@ -54,6 +57,7 @@ def test_a_bad_node_is_left_for_others(cluster: Cluster, tiny_diffusion: list[st
     assert {first["node"], second["node"]} == {"node1", "node3"} and not first["problems"] | second["problems"]
 
 
+@pytest.mark.slow
 def test_what_is_not_the_nodes_fault_ends_the_job(cluster: Cluster, tiny_diffusion: list[str], tmp_path: Path) -> None:
     job = submit(cluster, tmp_path, [*tiny_diffusion, "data.url=/nowhere"], "--nodelist=node1,node2")
     ended = cluster.wait_for_end(job, 180)

@@ -66,6 +66,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_two_nodes_train_then_the_run_is_evaluated(
     cluster: Cluster, submit: Submit, tiny_diffusion: list[str], tmp_path: Path
 ) -> None:
@@ -106,6 +107,7 @@ def test_what_follows_a_failure_goes_with_it(
     assert cluster.wait_for_end(evaluate, 30)["JobState"] == "CANCELLED"
 
 
+@pytest.mark.slow
 def test_a_grid_is_an_array_of_runs(
     cluster: Cluster, submit: Submit, tiny_diffusion: list[str], tmp_path: Path
 ) -> None:
@@ -126,6 +128,7 @@ def test_a_grid_is_an_array_of_runs(
         assert (tmp_path / "run" / "slurm" / f"train-{array}_{number}.log").exists()
 
 
+@pytest.mark.slow
 def test_an_array_prepares_latents_together(
     cluster: Cluster, submit: Submit, tiny_diffusion: list[str], tmp_path: Path
 ) -> None:

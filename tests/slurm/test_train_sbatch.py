@@ -73,6 +73,7 @@ def test_what_would_fail_again_stays_a_failure(cluster: Cluster, tmp_path: Path)
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "2:0", "0")
 
 
+@pytest.mark.slow
 def test_every_other_failure_goes_back_to_the_queue(cluster: Cluster, tmp_path: Path) -> None:
     """A bug or an unknown error; a hung step; a store that is gone; and a rank that was killed."""
     behaviour = "case $start in 0) exit 1;; 1) exit 124;; 2) exit 74;; 3) [ $SLURM_PROCID = 1 ] && kill -9 $$;; esac"

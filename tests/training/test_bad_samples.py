@@ -143,6 +143,7 @@ def test_training_goes_on_and_accounts_for_them(
         assert re.search(rf"{reason}|{reason.replace('_', ' ')}", report), f"the report doesn't tell of {reason}"
 
 
+@pytest.mark.slow
 def test_too_many_of_them_end_the_run_with_one_message(
     tiny_diffusion: list[str], squares: Path, damaged: Path, tmp_path: Path
 ) -> None:

@@ -120,6 +120,7 @@ def ratios(ranks: Distributed, overrides: list[str], folder: Path) -> dict[str, 
     return found
 
 
+@pytest.mark.slow
 def test_the_update_ratio_is_that_of_the_weights_before_and_after(
     tiny_diffusion: list[str], tmp_path: Path, on_ranks: OnRanks
 ) -> None:

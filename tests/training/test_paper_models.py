@@ -102,6 +102,10 @@ def test_stable_diffusion_reads_clip_s_text_encoder() -> None:
     assert not any(p.requires_grad for p in frozen.parameters())
 
 
+ONE_OF_A_KIND = ("txt2img_1p45b", "imagenet", "layout_coco", "semantic", "inpainting_big", "lsun_bedrooms")
+"""Models that stand for the others where all of them would take minutes."""
+
+
 def small(config: DictConfig) -> LatentDiffusion:
     """The model of a configuration with a narrow UNet and shallow conditioners; otherwise as it is."""
     config.model.unet.channels = 32
@@ -112,7 +116,9 @@ def small(config: DictConfig) -> LatentDiffusion:
     return instantiate(config.model)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in ONE_OF_A_KIND else [pytest.mark.slow]) for name in MODELS]
+)
 def test_gradients_reach_every_trainable_parameter(name: str) -> None:
     """A parameter without one would wait for a reduction that never comes, under ZeRO."""
     config = composed([f"experiment={name}", "data.url=s3://a/b"])

@@ -108,6 +108,7 @@ def test_a_wrong_setting_is_one_line(override: str, message: str, tmp_path: Path
     assert out == ""
 
 
+@pytest.mark.slow
 def test_nothing_is_needed_but_the_experiment_s_name() -> None:
     """Neither the data, whose place the experiment leaves open, nor the first stage's weights."""
     status, out, err = finish(ldm("plan", "experiment=imagenet_ldm8_classifier", "cluster.gpu=h100", "cluster.nodes=2"))

@@ -182,6 +182,7 @@ def test_shares_together_write_what_one_job_does(overrides: list[str], tmp_path:
     assert files(apart).keys() == files(latents).keys()
 
 
+@pytest.mark.slow
 def test_training_refuses_latents_that_do_not_fit(
     tiny_diffusion: list[str],
     first_stage_weights: Path,

@@ -65,6 +65,7 @@ def start_rank(tmp_path: Path) -> Iterator[Callable[[int, float, str], subproces
         process.communicate()
 
 
+@pytest.mark.slow
 def test_every_rank_leaves_its_stacks_and_one_speaks_for_all(
     start_rank: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
@@ -90,6 +91,7 @@ def test_what_takes_its_time_is_let_alone(patience: str, start_rank: Callable[..
     assert process.returncode == 0, err
 
 
+@pytest.mark.slow
 def test_a_job_that_was_suspended_goes_on(start_rank: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     process = start_rank(0, 3.0, "slow steps")
     assert process.stdout is not None and process.stdout.readline() == "ready\n"

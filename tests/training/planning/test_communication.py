@@ -100,6 +100,7 @@ def counted(ranks: Distributed, overrides: list[str]) -> dict[str, dict[str, flo
     return found
 
 
+@pytest.mark.slow
 def test_two_ranks_exchange_what_the_model_says(tiny_diffusion: list[str], tmp_path: Path, on_ranks: OnRanks) -> None:
     overrides = [*tiny_diffusion, "batch.micro_size=2", "batch.global_size=8", "model.unet.channels=64"]
     found: dict[str, Any] = on_ranks(2, counted, overrides)
