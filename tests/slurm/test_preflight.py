@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 import json
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import PROJECT
 from tests.slurm.cluster import Cluster
