@@ -17,15 +17,14 @@ import random
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from evaluation.goodput import in_words
 from tests.benchmarks.demo import show
 from tests.chaos.faults import drawn
+from tests.chaos.telling import Teller
 from tests.chaos.trial import Outcome, table, trial
 
-REQUIRED = 50
 FAULTS_A_MINUTE = 6
 """More than there ever are; steps are planned for so many."""
 
@@ -33,30 +32,24 @@ FAULTS_A_MINUTE = 6
 def main() -> None:
     """Prints a line a fault, then what they cost by kind, and the verdict."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faults", type=int, default=REQUIRED)
-    parser.add_argument("--minutes", type=float, help="make faults for so long, however many")
+    parser.add_argument("--faults", type=int, help="so many, 50 unless --minutes is given")
+    parser.add_argument("--minutes", type=float, help="make faults for so long, or for that long at most")
     parser.add_argument("--seed", type=int, default=0, help="of kinds, victims and moments")
     parser.add_argument("--keep", action="store_true", help="keep the runs and their logs, also when all is well")
     arguments = parser.parse_args()
-    number = arguments.faults if arguments.minutes is None else int(arguments.minutes * FAULTS_A_MINUTE)
-    folder = Path(tempfile.mkdtemp(prefix="ldm-chaos-"))
+    minutes = float("inf") if arguments.minutes is None else arguments.minutes
+    wanted = arguments.faults or (50 if arguments.minutes is None else 1)
+    number = wanted if arguments.faults or arguments.minutes is None else int(minutes * FAULTS_A_MINUTE)
     faults = drawn(number, random.Random(arguments.seed))
-    started = time.monotonic()
-
-    def tell(text: str) -> None:
-        print(f"{time.monotonic() - started:6.0f} s  {text}", flush=True)
-
-    outcome = trial(folder, faults, arguments.seed, arguments.minutes or float("inf"), tell)
-    print()
-    print("\n".join(table(outcome.records)))
-    print()
-    wanted = REQUIRED if arguments.minutes is None and number >= REQUIRED else number if arguments.minutes is None else 1
+    folder = Path(tempfile.mkdtemp(prefix="ldm-chaos-"))
+    outcome = trial(folder, faults, arguments.seed, minutes, Teller())
     lost = bool(outcome.problems) or outcome.survived < wanted
+    print("\n" + "\n".join(table(outcome.records)) + "\n")
     show(figures(outcome, wanted))
     print(in_words(outcome.goodput))
     for problem in outcome.problems:
         print(f"problem: {problem}")
-    print(f"verdict: {outcome.survived} faults, {'LOST' if lost else 'nothing lost'}")
+    print(f"verdict: {outcome.survived} faults survived, {'not all is as without them' if lost else 'nothing lost'}")
     if lost or arguments.keep:
         print(f"runs and logs: {folder}")
     else:

@@ -14,10 +14,13 @@ from pathlib import Path
 
 import psutil
 
-from tests.chaos.place import DISK_MEGABYTES, PATIENCE_SECONDS, Store
+from tests.chaos.place import DISK_MEGABYTES, PATIENCE_SECONDS, WATCHDOG_SECONDS, Store
 from tests.chaos.supervisor import END_SECONDS, Hung, Supervisor
 from training.checkpoint_files import MANIFEST, problems
+from training.watchdog import OTHERS_SECONDS, SLOW_STEP
 
+STOPPED_SECONDS = SLOW_STEP * WATCHDOG_SECONDS + OTHERS_SECONDS + 20
+"""Within which a watchdog has ended the start of a rank that stands still."""
 ENOUGH_SECONDS = 12.0
 """A store doesn't misbehave for longer, even if nobody asks it for anything."""
 MOST_ANSWERS = 8
@@ -35,7 +38,8 @@ class Chaos:
 
 @dataclass(frozen=True)
 class Fault:
-    """inflict: makes it, and returns when it is over; what it says becomes part of the record.
+    """inflict: makes it, and returns when it is over; what it says becomes part of the record. May raise NotMade, or
+    Hung.
 
     checkpoints: complete ones that must be there, for what nobody could survive otherwise. training: only a start that
     has made a step; others may be hit before. ends: this start must end by it.
@@ -48,27 +52,28 @@ class Fault:
     ends: bool = True
 
 
+class NotMade(Exception):
+    """There was nothing that the fault could hit."""
+
+
 def kill_rank(chaos: Chaos) -> str:
-    """As the kernel does without memory. Before there are ranks it is the launcher's turn."""
-    ranks = chaos.run.ranks()
-    if not ranks:
-        chaos.run.signal(signal.SIGKILL)
-        return "the launcher: there was no rank yet"
-    victim = chaos.moments.choice(ranks)
-    with contextlib.suppress(psutil.NoSuchProcess):
-        victim.kill()
-    return ""
+    """As the kernel does without memory."""
+    return _kill_one(chaos, chaos.run.ranks)
 
 
 def kill_worker(chaos: Chaos) -> str:
-    """One that loads data; before there are any, a rank."""
-    ranks = chaos.run.ranks()
-    workers = [child for rank in ranks for child in _children(rank) if "tracker" not in " ".join(_words(child))]
-    if not workers:
-        return kill_rank(chaos)
+    """One that loads data."""
+    return _kill_one(chaos, chaos.run.workers)
+
+
+def _kill_one(chaos: Chaos, candidates: Callable[[], list[psutil.Process]]) -> str:
+    """As soon as there are any."""
+    if not chaos.run.wait(lambda: bool(candidates()), END_SECONDS):
+        raise NotMade("the start had ended")
     with contextlib.suppress(psutil.NoSuchProcess):
-        chaos.moments.choice(workers).kill()
-    return ""
+        chaos.moments.choice(candidates()).kill()
+        return ""
+    raise NotMade("it had ended")
 
 
 def kill_node(chaos: Chaos) -> str:
@@ -86,15 +91,16 @@ def send(number: signal.Signals, group: bool, chaos: Chaos) -> str:
 def stop_rank(chaos: Chaos) -> str:
     """Stands still without being dead: the watchdog of another rank must notice."""
     if not (ranks := chaos.run.ranks()):
-        return kill_rank(chaos)
+        raise NotMade("the start had ended")
     victim = chaos.moments.choice(ranks)
-    with contextlib.suppress(psutil.NoSuchProcess):
-        victim.suspend()
     try:
-        chaos.run.wait(lambda: False, END_SECONDS)
+        victim.suspend()
+        chaos.run.wait(lambda: False, STOPPED_SECONDS)
+    except psutil.NoSuchProcess:
+        raise NotMade("it had ended") from None
     except Hung:
         victim.resume()
-        return f"nobody noticed for {END_SECONDS:.0f} s; woken"
+        return f"not noticed for {STOPPED_SECONDS:.0f} s, as in a save ranks wait longer for one another; woken"
     return ""
 
 
@@ -116,6 +122,8 @@ def misbehave(kind: str, chaos: Chaos) -> str:
     while chaos.run.lives and proxy.met[kind] - before < enough and time.monotonic() < deadline:
         time.sleep(0.01)
     proxy.shares = {}
+    if proxy.met[kind] == before:
+        raise NotMade("nobody asked the store for anything")
     return f"{proxy.met[kind] - before} answers"
 
 
@@ -135,7 +143,7 @@ def fill_disk(chaos: Chaos) -> str:
 def damage(what: str, chaos: Chaos) -> str:
     """A bit of a file of the newest checkpoint turns, as disks do. Only where an older one is whole."""
     for _ in range(50):
-        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile, as a newer one is complete
             whole = [path for path in chaos.run.checkpoints if not problems(path)]
             if len(whole) < 2:
                 time.sleep(0.1)
@@ -144,7 +152,7 @@ def damage(what: str, chaos: Chaos) -> str:
             path = chaos.moments.choice(files)
             _turn_a_bit(path, chaos.moments)
             return f"{path.parent.name}/{path.name}"
-    return "there was none but the last whole one: left alone"
+    raise NotMade("there was none but the last whole one")
 
 
 def damage_while_down(what: str, chaos: Chaos) -> str:
@@ -162,7 +170,7 @@ FAULTS: Sequence[Fault] = (
     Fault("SIGTERM", partial(send, signal.SIGTERM, False)),
     Fault("SIGUSR1", partial(send, signal.SIGUSR1, False)),
     Fault("Ctrl-C", partial(send, signal.SIGINT, True)),
-    Fault("SIGSTOP of a rank", stop_rank, training=True),
+    Fault("SIGSTOP of a rank", stop_rank, training=True, ends=False),
     Fault("disk full", fill_disk, checkpoints=1, training=True),
     Fault("store killed and back", kill_store, checkpoints=1, ends=False),
     Fault("store refuses (503, no answer)", partial(misbehave, "refused"), checkpoints=1, ends=False),
@@ -195,15 +203,3 @@ def _turn_a_bit(path: Path, moments: random.Random) -> None:
         file.write(bytes([byte ^ 1 << moments.randrange(8)]))
         file.flush()
         os.fsync(file.fileno())
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.children()
-    return []
-
-
-def _words(process: psutil.Process) -> list[str]:
-    with contextlib.suppress(psutil.Error):
-        return process.cmdline()
-    return ["tracker"]

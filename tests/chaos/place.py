@@ -26,7 +26,14 @@ MAX_FAILURES = 20
 """A run that somebody kills every few seconds, at the start too, is in no crash loop."""
 DISK_MEGABYTES = 256
 SETTINGS = (
-    *("run.ranks=2", "data.workers=1", f"checkpoint.every={EVERY}", "checkpoint.keep=3"),
+    *(
+        "run.ranks=2",
+        "batch.global_size=4",
+        "batch.micro_size=2",
+        "data.workers=1",
+        f"checkpoint.every={EVERY}",
+        "checkpoint.keep=3",
+    ),
     *(f"watchdog.seconds={WATCHDOG_SECONDS}", f"run.max_failures={MAX_FAILURES}"),
     *(f"data.storage.patience_seconds={PATIENCE_SECONDS}", f"data.storage.timeout_seconds={TIMEOUT_SECONDS}"),
     # As little as a sample: each step asks the store, as with data that no memory holds.

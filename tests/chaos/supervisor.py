@@ -122,12 +122,13 @@ class Supervisor:
         return []
 
     def ranks(self) -> list[psutil.Process]:
-        found = []
-        for process in self.family():
-            with contextlib.suppress(psutil.Error):
-                if RANK_MARK in process.environ() and "RANK" in process.environ() and process.ppid() == self.pid:
-                    found.append(process)
-        return found
+        """Its ranks that live."""
+        return [process for process in self.family() if _parent(process) == self.pid and _is_rank(process)]
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that load data for its ranks."""
+        ranks = {rank.pid for rank in self.ranks()}
+        return [process for process in self.family() if _parent(process) in ranks and _is_worker(process)]
 
     @property
     def pid(self) -> int:
@@ -136,7 +137,7 @@ class Supervisor:
 
     def signal(self, number: signal.Signals, group: bool = False) -> None:
         """To the command, or to its process group."""
-        with contextlib.suppress(ProcessLookupError):
+        if self.lives:
             os.killpg(self.pid, number) if group else os.kill(self.pid, number)
 
     def kill_all(self) -> None:
@@ -157,3 +158,22 @@ def marked(folder: Path) -> list[psutil.Process]:
             if process.environ().get(MARK) == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
+
+
+def _parent(process: psutil.Process) -> int | None:
+    with contextlib.suppress(psutil.Error):
+        return process.ppid()
+    return None
+
+
+def _is_rank(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return RANK_MARK in process.environ()
+    return False
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    """Multiprocessing starts a resource tracker, too."""
+    with contextlib.suppress(psutil.Error):
+        return "tracker" not in " ".join(process.cmdline())
+    return False

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from tests.chaos.supervisor import marked
 from training.checkpoint_files import MANIFEST, Reader, complete_checkpoints, newest_complete
 
+SHARED_MEMORY = Path("/dev/shm")
 GONE_SECONDS = 15.0
 """For processes to end after the command that they belong to."""
 
@@ -61,8 +64,11 @@ def different_states(disturbed: Path, calm: Path, steps: int) -> list[str]:
     return found
 
 
-def leftovers(run: Path, temporary: Path) -> list[str]:
-    """Processes and files that the run should have taken along. temporary: where all its temporary files were."""
+def leftovers(run: Path, temporary: Path, since: float) -> list[str]:
+    """Processes and files that the run should have taken along.
+
+    temporary: where its temporary files were. since: when it began, in seconds since 1970.
+    """
     deadline = time.monotonic() + GONE_SECONDS
     while (alive := marked(run)) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -71,7 +77,15 @@ def leftovers(run: Path, temporary: Path) -> list[str]:
     torn = [path for path in (run / "checkpoints").glob("step-*") if not (path / MANIFEST).exists()]
     found += [f"{path}: a torn checkpoint" for path in torn if path < newest]
     found += [str(path) for path in run.rglob("*") if re.search(r"\.(partial|part|tmp)$", path.name)]
-    return found + [str(path) for path in temporary.iterdir()]
+    found += [str(path) for path in temporary.iterdir()]
+    return found + [str(path) for path in SHARED_MEMORY.glob("torch_*") if _left(path, since)]
+
+
+def _left(path: Path, since: float) -> bool:
+    """Whether memory that processes of torch share is newer than that, and its maker is gone."""
+    with contextlib.suppress(OSError, ValueError):
+        return path.stat().st_mtime > since and not psutil.pid_exists(int(path.name.split("_")[1]))
+    return False
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
