@@ -19,8 +19,8 @@ from tests.chaos.supervisor import END_SECONDS, Hung, Supervisor
 from training.checkpoint_files import MANIFEST, problems
 from training.watchdog import OTHERS_SECONDS, SLOW_STEP
 
-STOPPED_SECONDS = SLOW_STEP * WATCHDOG_SECONDS + OTHERS_SECONDS + 20
-"""Within which a watchdog has ended the start of a rank that stands still."""
+STOPPED_SECONDS = SLOW_STEP * WATCHDOG_SECONDS + OTHERS_SECONDS + 60
+"""Within which a watchdog has ended the start of a rank that stands still, and the launcher has killed that."""
 ENOUGH_SECONDS = 12.0
 """A store doesn't misbehave for longer, even if nobody asks it for anything."""
 MOST_ANSWERS = 8
@@ -71,8 +71,9 @@ def _kill_one(chaos: Chaos, candidates: Callable[[], list[psutil.Process]]) -> s
     if not chaos.run.wait(lambda: bool(candidates()), END_SECONDS):
         raise NotMade("the start had ended")
     with contextlib.suppress(psutil.NoSuchProcess):
-        chaos.moments.choice(candidates()).kill()
-        return ""
+        if found := candidates():
+            chaos.moments.choice(found).kill()
+            return ""
     raise NotMade("it had ended")
 
 
@@ -130,13 +131,19 @@ def misbehave(kind: str, chaos: Chaos) -> str:
 def fill_disk(chaos: Chaos) -> str:
     """The checkpoints' disk has no room, until the run gave up."""
     ballast = chaos.run.folder / "checkpoints" / "ballast"
-    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-        for _ in range(4 * DISK_MEGABYTES):
-            file.write(bytes(1 << 18))
-    try:
-        chaos.run.wait(lambda: False, END_SECONDS)
-    finally:
-        ballast.unlink()
+    with ballast.open("wb", buffering=0) as file:
+
+        def fill() -> bool:
+            """What an older checkpoint leaves, too."""
+            with contextlib.suppress(OSError):
+                for _ in range(4 * DISK_MEGABYTES):
+                    file.write(bytes(1 << 18))
+            return False
+
+        try:
+            chaos.run.wait(fill, END_SECONDS)
+        finally:
+            ballast.unlink()
     return ""
 
 
