@@ -51,6 +51,52 @@ class Squares:
         return Sample(f"{number:04d}", buffer.getvalue(), "png", caption, metadata, split=split)
 
 
+def untrained_first_stage(path: Path) -> None:
+    """Writes a first stage that nobody trained: f = 4, four channels."""
+    torch.manual_seed(0)
+    autoencoder = AutoencoderKL(
+        channels=16, channel_multipliers=[1], residual_blocks=1, latent_channels=4, patch_size=4
+    )
+    save_first_stage(autoencoder.state_dict(), path)
+
+
+def tiny_diffusion_settings(url: str | Path, weights: Path) -> list[str]:
+    """Overrides that make the demo a matter of seconds, on the squares at `url`, with an untrained first stage."""
+    return [
+        "experiment=demo",
+        f"data.url={url}",
+        "data.train=${data.url}/train",
+        "data.embedded_store=false",
+        "data.prepare=null",
+        "data.image_size=32",
+        "data.workers=0",
+        f"first_stage.weights={weights}",
+        "first_stage.autoencoder.channels=16",
+        "first_stage.autoencoder.channel_multipliers=[1]",
+        "first_stage.autoencoder.patch_size=4",
+        "model.unet.channels=32",
+        "model.unet.channel_multipliers=[1,2]",
+        "model.unet.attention_downsamplings=[2]",
+        "model.unet.context_width=32",
+        "model.conditioners.caption.width=32",
+        "model.conditioners.caption.depth=1",
+        "model.conditioners.caption.heads=2",
+        "model.conditioners.caption.head_width=16",
+        "batch.global_size=8",
+        "batch.micro_size=4",
+        "learning_rate.warmup_steps=0",
+        "learning_rate.decay=constant",
+        "monitor.protocol=null",
+        "monitor.every=1000",
+        "monitor.captions=2",
+        "monitor.final_captions=2",
+        "monitor.sampler_steps=2",
+        "monitor.final_sampler_steps=2",
+        "monitor.final_guidance_scales=[1.0,3.0]",
+        "tracker.mode=disabled",
+    ]
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
 
@@ -79,52 +125,16 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def first_stage_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A first stage that nobody trained: f = 4, four channels."""
+    """A first stage that nobody trained."""
     path = tmp_path_factory.mktemp("first_stage") / "first_stage.safetensors"
-    torch.manual_seed(0)
-    autoencoder = AutoencoderKL(
-        channels=16, channel_multipliers=[1], residual_blocks=1, latent_channels=4, patch_size=4
-    )
-    save_first_stage(autoencoder.state_dict(), path)
+    untrained_first_stage(path)
     return path
 
 
 @pytest.fixture(scope="session")
 def tiny_diffusion(squares: Path, first_stage_weights: Path) -> list[str]:
     """Overrides that make the demo a matter of seconds, on the squares."""
-    return [
-        "experiment=demo",
-        f"data.url={squares}",
-        "data.train=${data.url}/train",
-        "data.embedded_store=false",
-        "data.prepare=null",
-        "data.image_size=32",
-        "data.workers=0",
-        f"first_stage.weights={first_stage_weights}",
-        "first_stage.autoencoder.channels=16",
-        "first_stage.autoencoder.channel_multipliers=[1]",
-        "first_stage.autoencoder.patch_size=4",
-        "model.unet.channels=32",
-        "model.unet.channel_multipliers=[1,2]",
-        "model.unet.attention_downsamplings=[2]",
-        "model.unet.context_width=32",
-        "model.conditioners.caption.width=32",
-        "model.conditioners.caption.depth=1",
-        "model.conditioners.caption.heads=2",
-        "model.conditioners.caption.head_width=16",
-        "batch.global_size=8",
-        "batch.micro_size=4",
-        "learning_rate.warmup_steps=0",
-        "learning_rate.decay=constant",
-        "monitor.protocol=null",
-        "monitor.every=1000",
-        "monitor.captions=2",
-        "monitor.final_captions=2",
-        "monitor.sampler_steps=2",
-        "monitor.final_sampler_steps=2",
-        "monitor.final_guidance_scales=[1.0,3.0]",
-        "tracker.mode=disabled",
-    ]
+    return tiny_diffusion_settings(squares, first_stage_weights)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 RANK_MARK = "LDM_RANK_OF_LAUNCHER"
 """Process id of the command that started a rank, and made ready and checked its data. Set for such ranks alone."""
+TEMPORARY = "ldm-ranks-"
+"""What names of folders begin with that hold temporary files of ranks."""
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 POLL_SECONDS = 0.2
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
@@ -89,14 +92,15 @@ def start_ranks(module: str, overrides: list[str], ranks: int, environment: dict
         RANK_MARK: str(os.getpid()),
         **{name: os.environ.get(name, value) for name, value in KEEP_MEMORY.items()},
     }
-    with tempfile.TemporaryDirectory(prefix="ldm-ranks-") as errors, _handlers_restored():
+    with _temporary_folder() as temporary, _handlers_restored():
+        place["TMPDIR"] = temporary
         requests = _Requests()
         requests.processes = start_processes(
             name="rank",
             entrypoint=sys.executable,
             args={rank: ("-m", module, *overrides) for rank in range(ranks)},
             envs={rank: environment | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)},
-            logs_specs=DefaultLogsSpecs(log_dir=errors),
+            logs_specs=DefaultLogsSpecs(log_dir=temporary),
         )
         requests.pass_on_early_ones()
         result = requests.processes.wait(period=POLL_SECONDS)
@@ -108,6 +112,20 @@ def start_ranks(module: str, overrides: list[str], ranks: int, environment: dict
         print("stopped before a first step: there was nothing to save", file=sys.stderr)
         return Ending(STOPPED_STATUS)
     return explain(failures) if failures else Ending(0)
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[str]:
+    """For temporary files of ranks and their workers, and for what they tell. Those that killed launchers left go."""
+    for left in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(OSError), (left / "lock").open("r+") as lock:  # no lock yet, or somebody else's
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left)
+    # A worker that is being killed may still write there.
+    own = tempfile.TemporaryDirectory(prefix=TEMPORARY, ignore_cleanup_errors=True)
+    with own as folder, (Path(folder) / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
 
 
 @dataclass

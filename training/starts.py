@@ -82,14 +82,12 @@ def note_training(folder: Path, number: int, step: int) -> None:
 
 def note_end(folder: Path, number: int, end: str, error: str | None) -> None:
     """How a start ended, now. Raises OSError."""
-    last_step, _ = last_row(folder)
-    _complete(folder, number, end, error, last_step, time.time())
+    _complete(folder, number, end, error, time.time())
 
 
 def note_killed(folder: Path, number: int, end: str, error: str | None, ended: float) -> None:
     """How a start ended that couldn't tell: with its last row of metrics, or at `ended`, if later. Raises OSError."""
-    last_step, last_time = last_row(folder)
-    _complete(folder, number, end, error, last_step, max(last_time, ended))
+    _complete(folder, number, end, error, max(last_row(folder)[1], ended))
 
 
 def last_row(folder: Path) -> tuple[int, float]:
@@ -135,10 +133,13 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-def _complete(folder: Path, number: int, end: str, error: str | None, last_step: int, ended: float) -> None:
+def _complete(folder: Path, number: int, end: str, error: str | None, ended: float) -> None:
+    step, made = last_row(folder)
+
     def completed(start: Start) -> Start:
         earliest = start.trained or start.time
-        last = max(last_step, start.step)
+        # A row of before is no step of this start, which came to none.
+        last = step if start.trained is not None and step > start.step and made >= start.trained else start.step
         return replace(start, ended=max(ended, earliest), end=end, error=error, last_step=last)
 
     _change(folder, number, completed)

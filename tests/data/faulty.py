@@ -1,4 +1,4 @@
-"""A proxy between a client and a store that refuses, resets, truncates and delays answers."""
+"""A proxy between a client and a store that refuses, resets, truncates, delays and throttles answers."""
 
 import random
 import re
@@ -15,7 +15,9 @@ from types import TracebackType
 from typing import Any
 
 RIGHT = "right"
-KINDS = ("refused", "reset", "truncated", "slow")
+KINDS = ("refused", "reset", "truncated", "slow", "throttled")
+PIECES = 10
+"""In which a throttled answer comes."""
 BUSY = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -24,7 +26,8 @@ class FaultyProxy:
 
     shares: of the requests, by fault. refused: the connection ends without an answer, or the answer is 503. reset: the
     connection breaks amid the body. truncated: it ends in order amid the body. slow: it stays silent for `slow_seconds`
-    before the answer. `met` counts the faults.
+    before the answer. throttled: the body takes so long to come, piece by piece. `met` counts the faults. `upstream`
+    and `shares` may be changed at any time.
     """
 
     def __init__(self, upstream: tuple[str, int], shares: Mapping[str, float], slow_seconds: float) -> None:
@@ -96,7 +99,14 @@ class FaultyProxy:
                         time.sleep(0.01)
                         _break(self.connection)
                     return False
-                self.connection.sendall(head + body)
+                if kind != "throttled":
+                    self.connection.sendall(head + body)
+                    return True
+                self.connection.sendall(head)
+                size = -(-len(body) // PIECES)
+                for start in range(0, len(body), size or 1):
+                    time.sleep(proxy.slow_seconds / PIECES)
+                    self.connection.sendall(body[start : start + size])
                 return True
 
         return Handler

@@ -21,7 +21,7 @@ from data.mixture import IndexedSource
 from data.store import EmbeddedStore
 from data.stream import Storage
 
-SHARES = {"refused": 0.05, "reset": 0.05, "truncated": 0.01, "slow": 0.02}
+SHARES = {"refused": 0.05, "reset": 0.05, "truncated": 0.01, "slow": 0.02, "throttled": 0.02}
 SIZES = (30, 17, 43, 30)
 TIMEOUT, SLOW = 0.6, 1.5
 

