@@ -173,7 +173,7 @@ def _is_rank(process: psutil.Process) -> bool:
 
 
 def _is_worker(process: psutil.Process) -> bool:
-    """Multiprocessing starts a resource tracker, too."""
+    """Multiprocessing starts its resource tracker, too."""
     with contextlib.suppress(psutil.Error):
-        return "tracker" not in " ".join(process.cmdline())
+        return "resource_tracker" not in " ".join(process.cmdline())
     return False
