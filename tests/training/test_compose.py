@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,10 +18,8 @@ from training.modules import parameter_shapes
 EXPERIMENTS = sorted(path.stem for path in (PROJECT / "conf" / "experiment").glob("*.yaml"))
 
 
-def run(*command: str) -> tuple[subprocess.CompletedProcess[str], float]:
-    started = time.monotonic()
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
-    return done, time.monotonic() - started
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
 
 
 def count(shapes: dict[str, list[int]], prefix: str) -> int:
@@ -49,16 +47,18 @@ def test_the_paper_s_model_has_its_parameter_counts() -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["prepare", "--help"]])
 def test_help_answers_within_two_seconds(arguments: list[str]) -> None:
-    # The fastest of three: the law is about our imports, not about what else the machine is doing.
-    results = [run(sys.executable, "-m", "training.cli", *arguments) for _ in range(3)]
-    assert all(done.returncode == 0 and "ldm" in done.stdout for done, _ in results), results[0][0].stderr
-    assert min(seconds for _, seconds in results) < 2.0
+    # Of processor time, as other tests run beside this one: the law is about our imports, and they wait for nothing.
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = run(sys.executable, "-m", "training.cli", *arguments)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0 and "ldm" in done.stdout, done.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.0
 
 
 def test_module_and_command_do_the_same() -> None:
     overrides = ["experiment=txt2img_1p45b", "--cfg", "job"]
-    command, _ = run(sys.executable, "-m", "training.cli", "train", *overrides)
-    module, _ = run(sys.executable, "-m", "training.train", *overrides)
+    command = run(sys.executable, "-m", "training.cli", "train", *overrides)
+    module = run(sys.executable, "-m", "training.train", *overrides)
     assert command.returncode == module.returncode == 0
     assert command.stdout == module.stdout
     assert "channels: 320" in command.stdout
@@ -66,7 +66,7 @@ def test_module_and_command_do_the_same() -> None:
 
 def test_the_installed_command_is_this_one() -> None:
     script = Path(sys.executable).with_name("ldm")
-    done, _ = run(str(script), "--help")
+    done = run(str(script), "--help")
     assert done.returncode == 0
     for verb in ("train", "sample", "evaluate", "prepare"):
         assert verb in done.stdout
