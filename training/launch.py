@@ -34,6 +34,8 @@ RANK_MARK = "LDM_RANK_OF_LAUNCHER"
 """Process id of the command that started a rank, and made ready and checked its data. Set for such ranks alone."""
 TEMPORARY = "ldm-ranks-"
 """What names of folders begin with that hold temporary files of ranks."""
+LONGEST_TEMPORARY = 107 - len("/pymp-12345678/listener-12345678")
+"""Data workers have sockets below it, whose paths Linux bounds."""
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 POLL_SECONDS = 0.2
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
@@ -93,7 +95,8 @@ def start_ranks(module: str, overrides: list[str], ranks: int, environment: dict
         **{name: os.environ.get(name, value) for name, value in KEEP_MEMORY.items()},
     }
     with _temporary_folder() as temporary, _handlers_restored():
-        place["TMPDIR"] = temporary
+        if len(temporary) <= LONGEST_TEMPORARY:
+            place["TMPDIR"] = temporary
         requests = _Requests()
         requests.processes = start_processes(
             name="rank",
