@@ -8,6 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from training.tracker import Tracker
 
@@ -77,15 +78,15 @@ class Alerts:
         return ", ".join(f"{name} ({count})" for name, count in self.told.items())
 
 
-class Rule:
+class Rule(Protocol):
     """One cause for alarm."""
 
     def look(self, row: Mapping[str, float]) -> str | None:
         """What is wrong by now, given the next row; mostly nothing."""
-        raise NotImplementedError
+        ...
 
 
-class StalledData(Rule):
+class StalledData:
     """Most of the time of the last steps was waited for data."""
 
     def __init__(self, window: int, share: float) -> None:
@@ -103,7 +104,7 @@ class StalledData(Rule):
         )
 
 
-class LowGoodput(Rule):
+class LowGoodput:
     """Little of the time since the run was first submitted went into steps that count."""
 
     def __init__(self, share: float) -> None:
@@ -118,7 +119,7 @@ class LowGoodput(Rule):
         )
 
 
-class LossSpike(Rule):
+class LossSpike:
     """The mean of the last losses is well above the median of those before."""
 
     def __init__(self, ratio: float) -> None:
@@ -140,7 +141,7 @@ class LossSpike(Rule):
         )
 
 
-class SlowRank(Rule):
+class SlowRank:
     """One rank takes longer than the others, again and again: all wait for it."""
 
     def __init__(self, window: int, share: float, hosts: Sequence[str]) -> None:
