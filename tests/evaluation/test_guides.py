@@ -38,7 +38,7 @@ def draw(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # ty
     return run
 
 
-@pytest.mark.parametrize(("guide", "factor"), [("image", 1), ("downsampling", 4)])
+@pytest.mark.parametrize(("guide", "factor"), [pytest.param("image", 1, marks=pytest.mark.slow), ("downsampling", 4)])
 def test_samples_come_nearer_to_the_picture_that_leads_them(guide: str, factor: int, draw, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     image = Image.fromarray(PIXELS).resize((16 // factor, 16 // factor), Image.Resampling.LANCZOS)
     wanted = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 127.5 - 1
