@@ -107,9 +107,14 @@ def initialise(patience_minutes: int = PATIENCE_MINUTES) -> Distributed:
     return Distributed(rank, world, local_rank, device)
 
 
+def in_group() -> bool:
+    """True between `initialise` and `shut_down`, where there is more than this process."""
+    return dist.is_initialized()
+
+
 def shut_down() -> None:
     """Leaves the process group, if this process is in one."""
-    if dist.is_initialized():
+    if in_group():
         dist.destroy_process_group()
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,15 +73,38 @@ def run(config: DictConfig, job: Job) -> None:
 
     adopt_slurm_variables()
     set_up_logging(is_main=os.environ.get("RANK", "0") == "0")
+    with status_kept():
+        try:
+            if not launched():
+                raise SystemExit(_run_locally(config, job))
+            with errors_for_launcher(exit_status) if RANK_MARK in os.environ else contextlib.nullcontext():
+                _run_rank(config, job)
+        except Exception as error:
+            if (status := exit_status(error)) is None:
+                raise
+            compose.fail(str(error), status)
+
+
+@contextlib.contextmanager
+def status_kept() -> Iterator[None]:
+    """Ends a process that an error drives out of its ranks' group at once, with the error's status.
+
+    To leave the group may take forever, as peers may wait in a collective. Not to leave it keeps gloo's threads alive,
+    and one that calls the interpreter while that ends aborts the process (128 + SIGABRT instead of the status).
+    """
+    from training.distributed import in_group
+
     try:
-        if not launched():
-            raise SystemExit(_run_locally(config, job))
-        with errors_for_launcher(exit_status) if RANK_MARK in os.environ else contextlib.nullcontext():
-            _run_rank(config, job)
-    except Exception as error:
-        if (status := exit_status(error)) is None:
+        yield
+    except (Exception, SystemExit) as error:
+        if not in_group():
             raise
-        compose.fail(str(error), status)
+        if not isinstance(error, SystemExit):
+            traceback.print_exc()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1)
 
 
 def set_up_logging(is_main: bool) -> None:

@@ -36,6 +36,7 @@ from models.prediction import PREDICTIONS, as_denoiser
 from models.samplers.ddim import ddim
 from models.schedule import linear
 from models.unet import UNet
+from tests.resident import resident
 
 THREADS = 2
 STEP_GFLOP = 330.0
@@ -165,24 +166,18 @@ def print_peak(which: str) -> None:
 
         with torch.device("meta"):
             shape = bare_unet()
-        before = resident_gib("VmRSS")
+        before = resident("VmRSS")
         theirs = UNet2DConditionModel.from_config(interop.unet_config(shape))
         parameters, network = list(theirs.parameters()), lambda *inputs: theirs(*inputs).sample
     else:
-        before = resident_gib("VmRSS")
+        before = resident("VmRSS")
         ours = unet(activation_checkpointing=which == "checkpointing")
         parameters, network = list(ours.parameters()), ours
     step = step_of(network, parameters)
     for _ in range(2):
         step()
     gc.collect()
-    print(json.dumps(resident_gib("VmHWM") - before))
-
-
-def resident_gib(field: str) -> float:
-    """A line of /proc/self/status in GiB."""
-    lines = dict(entry.split(":", 1) for entry in Path("/proc/self/status").read_text().splitlines())
-    return int(lines[field].split()[0]) / 2**20
+    print(json.dumps((resident("VmHWM") - before) / 2**30))
 
 
 def measure_memory() -> None:

@@ -13,7 +13,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import argparse
 import hashlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from evaluation.measure import measure
 from evaluation.metrics.frechet import FeatureStatistics, frechet_distance
 from evaluation.metrics.metric import Alone, Pictures, Sizes
 from evaluation.metrics.precision_recall import PrecisionRecall
+from tests.resident import resident
 
 THREADS = 2
 WIDTH = 2048
@@ -83,7 +83,7 @@ def measure_frechet(arguments: argparse.Namespace) -> None:
 
 def peak_gib() -> float:
     """The most memory that this process has had, in GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return resident("VmHWM") / 2**30
 
 
 def measure_precision_recall(arguments: argparse.Namespace) -> None:

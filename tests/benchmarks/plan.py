@@ -20,6 +20,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from tests.resident import resident
 from tests.training.ranks import RankGroup
 from tests.training.runs import composed
 from training.distributed import Distributed
@@ -52,12 +53,6 @@ def settings(channels: int, stage: int) -> list[str]:
         f"batch.micro_size={MICRO_BATCH}",
         f"batch.global_size={WORLD * MICRO_BATCH}",
     ]
-
-
-def resident(field: str) -> int:
-    """VmRSS or VmHWM of this process, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def exchanged_bytes(function: Any, arguments: Sequence[Any]) -> tuple[str, int] | None:

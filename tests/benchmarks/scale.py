@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from tests.resident import resident
 
 STEPS = (0, 1, 600_000)
 WORLD, MICRO_BATCH, FURTHER = 1024, 8, 50
@@ -59,7 +60,7 @@ def seconds_in(found: dict[str, float], name: str) -> Iterator[None]:
 
 def memory_mib() -> float:
     """Peak resident memory of this process in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return resident("VmHWM") / 2**20
 
 
 def in_fresh_process(steps: Sequence[int], rank: int) -> dict[str, float]:

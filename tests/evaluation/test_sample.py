@@ -244,11 +244,11 @@ import sys
 import torch
 from hydra import compose, initialize_config_dir
 from evaluation.sample import run
+from tests.resident import resident
 from training.compose import CONFIG_FOLDER
 
 def peak():
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+    return resident("VmHWM") / 2**20
 
 def draw(*settings):
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):

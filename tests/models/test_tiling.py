@@ -103,10 +103,10 @@ MEMORY = """
 import torch
 from models.autoencoder import AutoencoderKL
 from models.latent_diffusion import FirstStage
+from tests.resident import resident
 
 def peak():
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+    return resident("VmHWM") / 2**20
 
 torch.set_num_threads(1)
 first_stage = FirstStage(AutoencoderKL(32, (1, 1), 1, 4, patch_size=2, middle_attention=False), scale=1.0)

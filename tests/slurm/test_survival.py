@@ -57,8 +57,13 @@ class Run:
 
     def rank_on(self, node: str) -> psutil.Process:
         """The process of the rank on a node."""
-        [found] = [p for p in self.cluster.processes(node) if "train" in p.cmdline() and "ldm" in " ".join(p.cmdline())]
-        return found
+        # Beside it there is the task's shell, whose arguments are the same.
+        [rank] = [
+            process
+            for process in self.cluster.processes(node)
+            if process.name() != "bash" and "train" in process.cmdline() and "ldm" in " ".join(process.cmdline())
+        ]
+        return rank
 
     def ended(self, job: str, state: str = "COMPLETED") -> dict[str, str]:
         found = self.cluster.wait_for_end(job, 2 * START_SECONDS)
