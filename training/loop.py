@@ -199,7 +199,7 @@ def agree(
         **meter.share(watched.wait_seconds),
     }
     watched.forget()
-    everyone = ranks.gather_objects(mine)
+    everyone = ranks.gather_values(mine)
     row = together([e["metrics"] for e in everyone])
     if (squares := row.pop("train/update_squares", None)) is not None:
         row["train/update_ratio"] = math.sqrt(squares)
@@ -213,7 +213,7 @@ def agree(
         "data/retries": sum(retries),
         "data/queue_depth": min(ready),
     }
-    bad: Counter[str] = sum((e["bad"] for e in everyone), Counter())
+    bad: Counter[str] = sum((Counter(e["bad"]) for e in everyone), Counter())
     return row, bad, any(e["stop"] for e in everyone)
 
 

@@ -126,9 +126,7 @@ def test_a_run_that_hangs_ends_and_goes_on(
     status, _, err = finish(command, SLOW_STEP * seconds + 120)
     assert status == HUNG_STATUS, err
     [message] = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert re.search(r"rank 0 in gather_objects \(training/distributed.py|rank 0 in .*\(training/engine.py", message), (
-        err
-    )
+    assert re.search(r"rank 0 in \w+ \(training/(distributed|engine).py", message), err
     if stopped == "a rank":
         assert "rank 1 left no word" in message
     else:
