@@ -114,21 +114,14 @@ def no_orphans() -> Iterator[list[Command]]:
             command.wait()
 
 
-def test_an_interrupted_run_ends_as_an_undisturbed_one(
+@pytest.mark.slow
+def test_a_run_that_is_ended_before_it_trains_leaves_nothing(
     tiny_diffusion: list[str], tmp_path: Path, no_orphans: list[Command]
 ) -> None:
-    run = Run(tiny_diffusion, tmp_path / "disturbed")
-
-    def start(*overrides: str) -> tuple[Command, int]:
-        step = run.step
-        no_orphans.append(command := run.start(*overrides))
-        return command, step
-
-    undisturbed = Run(tiny_diffusion, tmp_path / "undisturbed")
-    no_orphans.append(beside := undisturbed.start())  # trains while the first two starts come to no step
+    run = Run(tiny_diffusion, tmp_path / "run")
 
     # Asked to stop before training began: nothing to save, nothing left, no traceback.
-    command, _ = start()
+    no_orphans.append(command := run.start())
     wait_for(lambda: len(ranks(command)) == 2, command, START_SECONDS)
     everyone = family(command)
     command.send_signal(signal.SIGTERM)
@@ -139,7 +132,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     assert run.step == 0
 
     # Ranks that can't react are ended by a second request.
-    command, _ = start()
+    no_orphans.append(command := run.start())
     wait_for(lambda: len(ranks(command)) == 2, command, START_SECONDS)
     everyone = family(command)
     stuck = ranks(command)
@@ -156,8 +149,19 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     assert "Traceback" not in err, err
     assert_gone(everyone, 5)
 
-    status, _, err = finish(beside)
-    assert status == 0, err
+
+def test_an_interrupted_run_ends_as_an_undisturbed_one(
+    tiny_diffusion: list[str], tmp_path: Path, no_orphans: list[Command]
+) -> None:
+    run = Run(tiny_diffusion, tmp_path / "disturbed")
+
+    def start(*overrides: str) -> tuple[Command, int]:
+        step = run.step
+        no_orphans.append(command := run.start(*overrides))
+        return command, step
+
+    undisturbed = Run(tiny_diffusion, tmp_path / "undisturbed")
+    no_orphans.append(beside := undisturbed.start())
 
     # Ctrl-C amid training: the step is finished and saved.
     command, before = start()
@@ -203,6 +207,8 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     assert status == 0, err
     assert f"going on from step {before} of {STEPS}" in err
 
+    status, _, err = finish(beside)
+    assert status == 0, err
     assert_same(run, undisturbed)
 
 
