@@ -2,9 +2,10 @@
 
 python -m tests.benchmarks.demo_captions --run runs/demo    # three to six minutes; the run's own shards are read
 
-Kinds: each held-out caption is drawn once. A picture is a flag, a person, a face or a heart when most of its five
-nearest training pictures (EfficientNet-Lite0 features) are. Beside the samples: the real held-out pictures, which say
-how far the features can tell at all, and the samples judged by another caption's kind, which is chance.
+Kinds: each held-out caption is drawn once, and some that were trained on. A picture is a flag, a person, a face or a
+heart when most of its five nearest training pictures (EfficientNet-Lite0 features) are. Beside the samples: the real
+pictures of these captions, which say how far the features can tell at all, and the samples judged by another caption's
+kind, which is chance.
 Colours: prompts that name one, and the hue of the strongest coloured quarter of the picture's pixels.
 """
 
@@ -37,6 +38,9 @@ PEOPLE = {"person", "people", "man", "men", "woman", "women", "boy", "girl", "ch
 HUES = {"red": 0.0, "orange": 0.08, "yellow": 0.15, "green": 0.36, "blue": 0.56, "purple": 0.78}
 THINGS = ("heart", "circle", "square")
 SEEDS = 4
+KINDS = ("flag", "person", "face", "heart", "other")
+SEEN_CAPTIONS = 24
+"""Of each kind, of those that were trained on."""
 NEIGHBOURS = 5
 
 
@@ -96,6 +100,26 @@ def colour_of(image: Tensor) -> str | None:
     return min(HUES, key=lambda name: min(abs(hue - HUES[name]), 1 - abs(hue - HUES[name])))
 
 
+def some_of_each(captions: list[str], images: Tensor, kinds: Sequence[str]) -> tuple[list[str], Tensor]:
+    """As many captions of each kind, evenly over all of it, and their images."""
+    chosen: list[int] = []
+    for kind in KINDS:
+        those = [i for i, found in enumerate(kinds) if found == kind]
+        chosen += those[:: max(1, len(those) // SEEN_CAPTIONS)][:SEEN_CAPTIONS]
+    return [captions[i] for i in chosen], images[chosen]
+
+
+def tell(name: str, wanted: Sequence[str], of_samples: Sequence[str], of_real: Sequence[str]) -> None:
+    """Prints by kind how many samples and how many real pictures were taken for it, and how many are by chance."""
+    print(f"{name:<20}{'number':>8}{'samples':>10}{'real':>8}{'other captions':>16}")
+    for kind in KINDS:
+        rows = [i for i, w in enumerate(wanted) if w == kind]
+        if rows:
+            shares = [sum(found[i] == kind for i in rows) / len(rows) for found in (of_samples, of_real)]
+            chance = sum(found == kind for found in of_samples) / len(of_samples)
+            print(f"{kind:<20}{len(rows):>8}{shares[0]:>10.0%}{shares[1]:>8.0%}{chance:>16.0%}")
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -110,17 +134,14 @@ def main() -> None:
         real, captions = pictures(loaded, [held_out_source(loaded.config)])
     network = load_features("efficientnet_lite0")
     known, kinds = features_of(network, known_images), [kind_of(caption) for caption in known_captions]
-    samples = draw(loaded, captions, list(range(len(captions))), arguments.scale)
-    of_samples = judged(features_of(network, samples), known, kinds)
-    of_real = judged(features_of(network, real), known, kinds)
-    wanted = [kind_of(caption) for caption in captions]
-    print(f"{'held-out captions':<20}{'number':>8}{'samples':>10}{'real':>8}{'other captions':>16}")
-    for kind in ("flag", "person", "face", "heart", "other"):
-        rows = [i for i, w in enumerate(wanted) if w == kind]
-        if rows:
-            shares = [sum(found[i] == kind for i in rows) / len(rows) for found in (of_samples, of_real)]
-            chance = sum(found == kind for found in of_samples) / len(of_samples)
-            print(f"{kind:<20}{len(rows):>8}{shares[0]:>10.0%}{shares[1]:>8.0%}{chance:>16.0%}")
+    for name, given, pictured in (
+        ("held-out captions", captions, real),
+        ("captions trained on", *some_of_each(known_captions, known_images, kinds)),
+    ):
+        samples = draw(loaded, given, list(range(len(given))), arguments.scale)
+        of_samples = judged(features_of(network, samples), known, kinds)
+        of_real = judged(features_of(network, pictured), known, kinds)
+        tell(name, [kind_of(caption) for caption in given], of_samples, of_real)
     prompts = [f"{colour} {thing}" for colour in HUES for thing in THINGS for _ in range(SEEDS)]
     drawn = draw(loaded, prompts, [i % SEEDS for i in range(len(prompts))], arguments.scale)
     hits = [colour_of(image) == prompt.split()[0] for image, prompt in zip(drawn, prompts, strict=True)]
