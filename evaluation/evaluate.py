@@ -96,6 +96,7 @@ def _measure(
     from evaluation.report import write_report
     from evaluation.results import write_result
     from evaluation.table import columns, published, table
+    from evaluation.wandb_results import log_result
 
     result = measurement.result(protocol)
     if ranks.is_main:
@@ -104,6 +105,7 @@ def _measure(
         print(f"{measured['score_name']}: {measured['score']:.4f} ± {measured['score_std']:.4f}")
         print(table([("measured", columns(measured)), *published(protocol.paper, measured)]))
         print(f"{path}\n{write_report(folder)}")
+        log_result(folder, result)
     if not keep_images:
         measurement.forget(protocol)
 

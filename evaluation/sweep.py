@@ -20,6 +20,7 @@ from evaluation.run_measurement import RunMeasurement
 from evaluation.scatter import pareto_front
 from evaluation.sweep_page import write_page
 from evaluation.table import columns, published, table
+from evaluation.wandb_results import log_sweep
 from training.distributed import Distributed
 
 CLIP_SCORE = "CLIP score"
@@ -97,6 +98,8 @@ def measure_sweep(
         results.append(result)
     if ranks.is_main:
         print(write_sweep(output, sweep.protocols, results))
+        grids = [output / f"{point_name(protocol)}.png" for protocol in sweep.protocols]
+        log_sweep(folder, sweep.protocols, results, grids, compared_with(results))
 
 
 def point_name(protocol: Protocol) -> str:

@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from training.wandb_run import ID_FILE
+from evaluation.wandb_session import ID_FILE, is_online
 
 
 def dashboard(folder: Path, tracker: Any) -> str:
@@ -17,8 +17,7 @@ def dashboard(folder: Path, tracker: Any) -> str:
     is the user's own and known to W&B alone.
     """
     report = str(folder / "report.html")
-    online = tracker.mode == "online" or (tracker.mode == "auto" and os.environ.get("WANDB_API_KEY"))
-    if not online:
+    if not is_online(tracker.mode):
         return report
     file = folder / ID_FILE
     if not file.exists():

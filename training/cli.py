@@ -13,6 +13,7 @@ VERBS = {
     "prepare index": ("training.prepare_index", "index the tar shards that others wrote"),
     "prepare latents": ("training.prepare_latents", "encode an experiment's images once, to train on their latents"),
     "evaluate": ("evaluation.evaluate", "measure a run by a protocol (FID, IS, ...)"),
+    "efficiency": ("evaluation.efficiency", "put what runs cost in training and sampling beside how good they are"),
     "sample": ("evaluation.sample", "make pictures for prompts from a run"),
     "zero_shot": ("evaluation.zero_shot", "classify pictures with a text-to-image model, or with CLIP"),
     "user_study": ("evaluation.user_study", "write a page that asks people which pictures are better"),

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evaluation.wandb_session import is_online
+
 if TYPE_CHECKING:
     from training.wandb_run import WandbRun
 
@@ -44,13 +46,10 @@ class Tracker:
         # A run without a checkpoint begins anew: the line of step 0 of the attempt before goes too.
         _cut_after(path, resume_step or -1)
         self._file = path.open("a", buffering=1)  # whole lines, so that `flush` may come from another thread
-        if mode == "auto":
-            mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
         if mode != "disabled":
             from training.wandb_run import WandbRun, rows_of
 
-            online = mode == "online"
-            self._wandb = WandbRun(folder, config, project, online, x_axis, rewind, resume_step, rows_of(path))
+            self._wandb = WandbRun(folder, config, project, is_online(mode), x_axis, rewind, resume_step, rows_of(path))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Records scalars of one step."""

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from evaluation.gallery import captions_of, step_samples_path
+from evaluation.wandb_session import ID_FILE, begin
 from training.wandb_file import last_step
 
 log = logging.getLogger(__name__)
 
-ID_FILE = "wandb_run_id"
 PICTURES = "samples"
 
 
@@ -52,7 +51,7 @@ class WandbRun:
             id_file.write_text(secrets.token_hex(4))
         self._id = id_file.read_text().strip()
         self._project = project
-        self._config = without_secrets(config)
+        self._config = config
         kept = last_step(folder / "wandb", self._id)  # before this start has a file there too
         try:
             self._run = self._begin(online, resume="allow")
@@ -113,45 +112,9 @@ class WandbRun:
         return step
 
     def _begin(self, online: bool, resume: Literal["allow"] | None = None, resume_from: str | None = None) -> Any:
-        settings = self._wandb.Settings(
-            silent=True,
-            console="off",
-            x_disable_stats=True,
-            # What it would add by itself: the command line, the code's remote address, the packages' list.
-            x_disable_meta=True,
-            disable_git=True,
-            disable_code=True,
-            x_save_requirements=False,
+        return begin(
+            self._folder, self._project, self._folder.name, self._id, self._config, online, resume, resume_from
         )
-        return self._wandb.init(
-            project=self._project,
-            name=self._folder.name,
-            id=self._id,
-            resume=resume,
-            resume_from=resume_from,
-            dir=str(self._folder),
-            config=self._config,
-            mode="online" if online else "offline",
-            settings=settings,
-        )
-
-
-_SECRET_NAME = re.compile(r"(secret|password|credential|access_key|api_key|_token$|^token$)", re.IGNORECASE)
-_USER_OF_URL = re.compile(r"(?<=://)[^/@\s]+@")
-_SIGNATURE = re.compile(r"(?i)([?&](?:[a-z-]*(?:signature|credential|token|key|sig))=)[^&\s]+")
-
-
-def without_secrets(value: Any, name: str = "") -> Any:
-    """The same settings with *** for what may be a key: by its name, in a URL's user, or in its signature."""
-    if isinstance(value, dict):
-        return {key: without_secrets(inner, str(key)) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_secrets(inner, name) for inner in value]
-    if not isinstance(value, str):
-        return value
-    if _SECRET_NAME.search(name):
-        return "***"
-    return _SIGNATURE.sub(r"\1***", _USER_OF_URL.sub("***@", value))
 
 
 def rows_of(path: Path) -> Iterator[dict[str, float]]:

@@ -17,10 +17,10 @@ import torch
 import wandb
 
 from evaluation.gallery import write_step_samples
+from evaluation.wandb_session import ID_FILE, without_secrets
 from tests.training.wandb_service import StoredRun, WandbService
 from training.tracker import Tracker
 from training.wandb_file import last_step, messages
-from training.wandb_run import ID_FILE, without_secrets
 
 KEY = "k" * 40
 SECRET = "very-secret-0815"
