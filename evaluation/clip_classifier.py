@@ -27,6 +27,10 @@ class ClipClassifier:
 
         image: uint8 [3, H, W]. number: of the image, which is no matter here.
         """
+        return int(self.scores(image, number, candidates).argmax())
+
+    def scores(self, image: Tensor, number: int, candidates: Sequence[int]) -> Tensor:
+        """The cosine of each candidate's embedding and the image's, float32 [candidates]."""
         pictures = Pictures(torch.tensor([number]), image[None])
         features = self._network.outputs(pictures)["features"][0]  # [D]
-        return int((self._words[list(candidates)] @ features).argmax())
+        return self._words[list(candidates)] @ features / features.norm()

@@ -76,7 +76,9 @@ class DiffusionClassifier:
         self._image_model, self._stages, self._seed, self._loss = image_model, stages, seed, LOSSES[loss]
         self._batch_size, self._templates = batch_size, prompts.shape[1]
         self._timesteps = timesteps(stages[-1].pairs, image_model.schedule.steps)
-        self._conditions = self._read(prompts.flatten(0, 1))  # candidate k in template i is row k T + i
+        nothing = image_model.nothing["caption"].expand(1, self._templates, -1)
+        # Candidate k in template i is row k T + i; behind the last one comes no words at all.
+        self._conditions, self._nothing = self._read(torch.cat([prompts, nothing]).flatten(0, 1)), len(prompts)
 
     @torch.no_grad()
     def choose(self, image: Tensor, number: int, candidates: Sequence[int]) -> int:
@@ -99,6 +101,15 @@ class DiffusionClassifier:
     def errors(self, image: Tensor, number: int, candidates: Sequence[int]) -> Tensor:
         """Mean error over all pairs under each candidate, float64 [len(candidates)]; arguments as of `choose`."""
         return self._errors(self._encode(image), number, candidates, 0, self._stages[-1].pairs).mean(1)
+
+    def scores(self, image: Tensor, number: int, candidates: Sequence[int]) -> Tensor:
+        """By how much the error under each candidate is less than without words, float64 [len(candidates)].
+
+        So scores of several images can be compared: an image that is hard to foretell is so without words, too.
+        Arguments as of `choose`.
+        """
+        errors = self.errors(image, number, [*candidates, self._nothing])
+        return errors[-1] - errors[:-1]
 
     def _errors(self, latent: Tensor, number: int, candidates: Sequence[int], first: int, last: int) -> Tensor:
         """Errors under each candidate of the pairs first ... last - 1: float64 [candidates, last - first]."""

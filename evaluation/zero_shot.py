@@ -34,6 +34,10 @@ class Classifier(Protocol):
         """The place of the choice in `candidates`. image: uint8 [3, H, W]."""
         ...
 
+    def scores(self, image: Tensor, number: int, candidates: Sequence[int]) -> Tensor:
+        """How well each candidate fits, [candidates]; comparable over images."""
+        ...
+
 
 def main() -> None:
     """Entry point of `ldm zero_shot` and `python -m evaluation.zero_shot`."""
@@ -67,9 +71,11 @@ def classify(config: DictConfig, ranks: Distributed) -> None:
 
     from evaluation.answers import Answers
     from evaluation.results import write_text
+    from evaluation.winoground import winoground_summary, winoground_told
 
     if (config.run is None) == (config.clip is None):
         raise EvaluationError(f"run={config.run}, clip={config.clip}: give one: run=FOLDER, or clip=MODEL of open_clip")
+    scored = config.data.winoground is not None
     loaded, clip = _model(config, ranks)
     with _choices(config, loaded, ranks) as choices:
         templates = _templates(config)
@@ -83,13 +89,15 @@ def classify(config: DictConfig, ranks: Distributed) -> None:
             classifier = _classifier(config, loaded, clip, choices, templates)
             for number in tqdm(numbers, desc="classifying", unit="image", file=sys.stderr, disable=None):
                 with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                    chosen = classifier.choose(choices.image(number), number, choices.candidates(number)[0])
-                answers.add(number, chosen)
+                    asked = choices.image(number), number, choices.candidates(number)[0]
+                    answer = classifier.scores(*asked).tolist() if scored else classifier.choose(*asked)
+                answers.add(number, answer)
         ranks.barrier()
         if ranks.is_main:
-            result = {"card": card, **summary(choices, answers.read())}
+            found = answers.read()
+            result = {"card": card, **(winoground_summary(found, len(choices)) if scored else summary(choices, found))}
             write_text(output / key / "result.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-            print(told(result))
+            print(winoground_told(result) if scored else told(result))
             print(output / key / "result.json")
     ranks.barrier()
 
@@ -166,17 +174,23 @@ def _choices(config: DictConfig, loaded: LoadedRun | None, ranks: Distributed) -
     from evaluation.choices import CaptionChoices, FolderChoices
     from evaluation.protocol import Protocol as Sampled
     from evaluation.real_images import held_out
+    from evaluation.winoground import Winoground
 
     settings = config.data
     size = config.image_size or (None if loaded is None else loaded.image_size)
+    if settings.winoground is not None:
+        if settings.folder is not None:
+            raise EvaluationError(f"data.folder={settings.folder}, data.winoground={settings.winoground}: give one")
+        yield Winoground(Path(settings.winoground), size, settings.pictures)
+        return
     if settings.folder is not None:
         names = None if settings.names is None else _names(Path(settings.names))
         yield FolderChoices(Path(settings.folder), names, size, settings.pictures, config.seed)
         return
     if loaded is None or settings.pictures is None:
         raise EvaluationError(
-            "data.folder=null: name a folder that holds one for each class; or, with a run, set data.pictures to how "
-            "many of its held-out pictures are to be told by their captions"
+            "data.folder=null: name a folder that holds one for each class, or data.winoground; or, with a run, set "
+            "data.pictures to how many of its held-out pictures are to be told by their captions"
         )
     assert size is not None
     samples = Sampled("zero_shot", "held out", "none", settings.pictures, config.seed, size, 1, 1.0, splits=1)

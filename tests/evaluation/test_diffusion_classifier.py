@@ -45,7 +45,8 @@ def knowing() -> tuple[ImageModel, Knowing]:
     model = Knowing()
     first_stage = FirstStage(IdentityAutoencoder(), 1.0)
     frozen = Conditioners({})
-    return ImageModel(model, frozen, first_stage, SCHEDULE, PREDICTIONS["epsilon"], {}), model  # type: ignore[arg-type]
+    nothing = {"caption": torch.tensor([0])}
+    return ImageModel(model, frozen, first_stage, SCHEDULE, PREDICTIONS["epsilon"], nothing), model  # type: ignore[arg-type]
 
 
 def pictures() -> Tensor:
