@@ -54,6 +54,7 @@ NOT_NEGATIVE = (
     "task.offset_noise",
     "task.regulariser_weight",
     "task.adversary_weight",
+    "optimizer.weight_decay",
     "alerts.again_minutes",
 )
 ALERTS = ("alerts.data_wait", "alerts.goodput", "alerts.loss_spike", "alerts.slow_rank")
@@ -107,7 +108,7 @@ def check_settings(config: DictConfig, world: int) -> None:
     betas = list(config.optimizer.betas)
     if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
         raise ConfigurationError(
-            "optimizer.betas", betas, "Adam takes two numbers from 0 to below 1, such as [0.9,0.999]"
+            "optimizer.betas", betas, "it takes two numbers from 0 to below 1, such as [0.9,0.999]"
         )
     _batch_divides(config, world)
 

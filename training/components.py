@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from evaluation.weights import WeightsError
+from training.compose import choices
 from training.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.optimizers import Optimizer
 
 
 def component(config: DictConfig, key: str) -> Any:
     """The object that `config` describes at `key`. Raises ConfigurationError when it can't be made."""
     with explained(config, key):
         return instantiate(OmegaConf.select(config, key))
+
+
+def build_optimizer(config: DictConfig, parameters: Iterable[torch.Tensor]) -> Optimizer:
+    """The configured optimizer of these parameters. Raises ConfigurationError when it can't be made, or is none."""
+    from training.optimizers import Optimizer
+
+    with explained(config, "optimizer"):
+        optimizer = instantiate(config.optimizer, parameters, config.learning_rate.base, _convert_="all")
+    if not isinstance(optimizer, Optimizer):
+        remedy = f"it keeps no averages of the weights; choose optimizer={' or '.join(choices('optimizer'))}"
+        raise ConfigurationError("optimizer._target_", config.optimizer._target_, remedy)
+    return optimizer
 
 
 @contextlib.contextmanager

@@ -21,9 +21,9 @@ from deepspeed.runtime.zero import stage_1_and_2
 
 from training.checkpoint_files import AVERAGE
 from training.distributed import all_gather_by_broadcasts
-from training.ema import AdamWithEMA
 from training.engine_settings import EngineSettings
 from training.fragments import LAYOUTS, LocalFragment
+from training.optimizers import Optimizer
 from training.stopwatch import Stopwatch, TimedCollectives
 
 # torch announces new names for collectives that DeepSpeed calls, once a call site and rank.
@@ -65,7 +65,7 @@ class Engine:
         self,
         module: nn.Module,
         settings: EngineSettings,
-        optimizer: AdamWithEMA,
+        optimizer: Optimizer,
         micro_batch: int,
         accumulation: int,
         world: int,
@@ -107,7 +107,7 @@ class Engine:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What `fragments` holds of every parameter: the weights, Adam's moments, and averages of the weights."""
+        """What `fragments` holds of every parameter: weights, the optimizer's moments, and averages of the weights."""
         return self._optimizer.kinds
 
     @property
@@ -160,16 +160,15 @@ class Engine:
         Over all ranks, the root of their ratio is ‖Δw‖ / ‖w‖ at every ZeRO stage; where every rank holds all weights,
         both are counted as often.
         """
-        squares = torch.zeros(2, device=self.device)
-        for fragment in self.fragments():
-            weight, mean, square = (fragment.tensors[kind] for kind in ("param", "exp_avg", "exp_avg_sq"))
-            change = self._optimizer.last_change(weight, mean, square, self.updates)
-            squares += torch.stack([change.dot(change), weight.dot(weight)])
-        return squares
+        return self._optimizer.update_squares((fragment.tensors for fragment in self.fragments()), self.updates)
 
     def fragments(self) -> Iterator[LocalFragment]:
-        """Yields what this rank holds of every parameter: fp32 weights, Adam's moments, averages, as live views."""
+        """Yields what this rank holds of every parameter: fp32 weights, the optimizer's moments, averages."""
         yield from self._state.fragments()
+
+    def writable(self) -> contextlib.AbstractContextManager[None]:
+        """Within it all tensors of `fragments` may be written to; moments of 8 bits are rounded at its end."""
+        return self._optimizer.writable()
 
     def set_updates(self, updates: int) -> None:
         """Tells the optimizer how many updates its restored moments stand for."""

@@ -14,12 +14,34 @@ from typing import Any
 import torch
 from torch import nn
 
-from training.ema import AdamWithEMA
+from training.optimizers import Optimizer
+
+
+class Tensors(Mapping[str, torch.Tensor]):
+    """`count` elements of an optimizer's tensor from `start` on, float32 [count] by kind: made when asked for, as some
+    are live views and others are kept in fewer bits."""
+
+    def __init__(self, optimizer: Optimizer, master: torch.Tensor, start: int, count: int) -> None:
+        self._optimizer = optimizer
+        self._interval = (master, start, count)
+
+    def __getitem__(self, kind: str) -> torch.Tensor:
+        master, start, count = self._interval
+        return self._optimizer.interval(master, kind, start, count)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._optimizer.kinds)
+
+    def __len__(self) -> int:
+        return len(self._optimizer.kinds)
 
 
 @dataclass(frozen=True)
 class LocalFragment:
-    """The interval [start, stop) of a flattened parameter that this rank holds, as live views by kind."""
+    """The interval [start, stop) of a flattened parameter that this rank holds.
+
+    tensors: by kind, to be read; to be written to within `Engine.writable`.
+    """
 
     parameter: str
     shape: list[int]
@@ -38,7 +60,7 @@ class LocalState(ABC):
     """
 
     def __init__(
-        self, module: nn.Module, optimizer: AdamWithEMA, zero: Any, shapes: Mapping[str, list[int]], rank: int
+        self, module: nn.Module, optimizer: Optimizer, zero: Any, shapes: Mapping[str, list[int]], rank: int
     ) -> None:
         self._module = module
         self._optimizer = optimizer
@@ -72,10 +94,7 @@ class LocalState(ABC):
         self, name: str, start: int, count: int, master: torch.Tensor, offset: int, written_here: bool = True
     ) -> LocalFragment:
         """`count` elements of a parameter from `start` on, which lie in `master` from `offset` on."""
-        state = self._optimizer.state[master]
-        kinds = self._optimizer.kinds
-        sources = {"param": master.detach(), **{kind: state[kind] for kind in kinds if kind != "param"}}
-        tensors = {kind: tensor.view(-1).narrow(0, offset, count) for kind, tensor in sources.items()}
+        tensors = Tensors(self._optimizer, master, offset, count)
         return LocalFragment(name, self._shapes[name], start, start + count, tensors, written_here)
 
 

@@ -10,9 +10,9 @@ from torch import nn
 from tests.training.conftest import OnRanks
 from training.checkpoint import Checkpoints
 from training.distributed import Distributed
-from training.ema import AdamWithEMA
 from training.engine import Engine
 from training.engine_settings import EngineSettings
+from training.optimizers.adamw import AdamW
 
 STAGES = (0, 1, 2, 3)
 BATCH = 8
@@ -23,7 +23,7 @@ def build(stage: int, world: int, precision: str = "fp32", seed: int = 0) -> Eng
     torch.manual_seed(seed)
     module = nn.Sequential(nn.Linear(7, 13), nn.SiLU(), nn.Linear(13, 5), nn.LayerNorm(5))
     settings = EngineSettings(zero_stage=stage, precision=precision)
-    return Engine(module, settings, AdamWithEMA(module.parameters(), 1e-2), BATCH // world, 1, world)
+    return Engine(module, settings, AdamW(module.parameters(), 1e-2), BATCH // world, 1, world)
 
 
 def train(engine: Engine, ranks: Distributed, first: int, last: int) -> list[float]:
