@@ -12,7 +12,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from evaluation.weights import WeightsError
-from training.compose import choices
 from training.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -28,14 +27,9 @@ def component(config: DictConfig, key: str) -> Any:
 
 
 def build_optimizer(config: DictConfig, parameters: Iterable[torch.Tensor]) -> Optimizer:
-    """The configured optimizer of these parameters. Raises ConfigurationError when it can't be made, or is none."""
-    from training.optimizers import Optimizer
-
+    """The configured optimizer of these parameters. Raises ConfigurationError when it can't be made."""
     with explained(config, "optimizer"):
-        optimizer = instantiate(config.optimizer, parameters, config.learning_rate.base, _convert_="all")
-    if not isinstance(optimizer, Optimizer):
-        remedy = f"it keeps no averages of the weights; choose optimizer={' or '.join(choices('optimizer'))}"
-        raise ConfigurationError("optimizer._target_", config.optimizer._target_, remedy)
+        optimizer: Optimizer = instantiate(config.optimizer, parameters, config.learning_rate.base, _convert_="all")
     return optimizer
 
 

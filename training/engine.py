@@ -82,6 +82,8 @@ class Engine:
             config=settings.deepspeed_config(micro_batch, accumulation, world),
             dist_init_required=False,
         )
+        if settings.compile is not None:
+            self._engine.module.compile(mode=settings.compile)  # in place: its parameters keep their names
         self.settings = settings
         self.times = Stopwatch(self.device)
         if self.device.type == "cpu":  # a GPU does them beside others, and later than it is told to
