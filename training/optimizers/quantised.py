@@ -16,7 +16,7 @@ BYTES = 1 + 4 / BLOCK
 
 @functools.cache
 def code_values(signed: bool, device: torch.device) -> Tensor:
-    """What the codes stand for, in units of their block's scale, ascending: float32 [255], or [256] without a sign.
+    """What the codes stand for, in units of their block's scale, ascending: float32 [255].
 
     Decades share out the bits (the paper's dynamic tree quantization, Sec. 1.3): the i-th has 2^i even steps. Unlike
     there, a value is the upper end of its step, and so the largest is 1: a block's largest element is kept exactly, and
@@ -36,7 +36,7 @@ def code_values(signed: bool, device: torch.device) -> Tensor:
 
 @functools.cache
 def boundaries(signed: bool, device: torch.device) -> Tensor:
-    """Half-way between neighbouring values, float32 [254], or [255] without a sign."""
+    """Half-way between neighbouring values, float32 [254]."""
     values = code_values(signed, device)
     return (values[1:] + values[:-1]) / 2
 
