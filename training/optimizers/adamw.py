@@ -28,11 +28,13 @@ class AdamW(Optimizer, torch.optim.AdamW):
         weight_decay: float = 0.01,
         averages: Mapping[str, DecayRule] = ONE_AVERAGE,
     ) -> None:
-        super().__init__(parameters, lr=learning_rate, betas=tuple(betas), weight_decay=weight_decay, fused=True)
+        super().__init__(
+            parameters, lr=learning_rate, betas=(betas[0], betas[1]), weight_decay=weight_decay, fused=True
+        )
         self.averages = dict(averages)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update, then the averages'."""
         torch.optim.Adam.step.__wrapped__(self)  # type: ignore[attr-defined]
         self._average()

@@ -27,7 +27,7 @@ class AdamW8bit(AdamW):
     moment_bytes = 2 * BYTES
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update, then the averages'."""
         for group in self.param_groups:
             for parameter in group["params"]:

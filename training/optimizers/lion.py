@@ -35,7 +35,7 @@ class Lion(Optimizer):
         self.averages = dict(averages)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update (Alg. 2 there), then the averages'."""
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
