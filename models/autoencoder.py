@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.activation_checkpointing import ActivationCheckpointing
 from models.autoencoder_layers import Decoder, Encoder
 from models.codebook import Codebook, Quantised
 
@@ -55,7 +56,9 @@ class Autoencoder(nn.Module, ABC):
     latent_channels unless given. patch_size: p > 1 folds p x p pixels into channels before the encoder
     and back after the decoder, so that no layer runs at full resolution. attention_levels: levels with
     self-attention after every block, 0 being the finest. middle_attention: at the coarsest resolution.
-    numbers_a_latent: what the encoder gives for each latent element.
+    numbers_a_latent: what the encoder gives for each latent element. activation_checkpointing: of which blocks, True
+    being all (see ActivationCheckpointing): `encoder` and `decoder` have `levels`, such as `encoder.levels.0`, in the
+    order in which they are computed, and a `middle`.
     Raises ValueError for settings out of range.
     """
 
@@ -71,6 +74,7 @@ class Autoencoder(nn.Module, ABC):
         attention_levels: Collection[int],
         middle_attention: bool,
         numbers_a_latent: int,
+        activation_checkpointing: bool | Sequence[str] | None,
     ) -> None:
         super().__init__()
         levels = len(channel_multipliers)
@@ -89,8 +93,11 @@ class Autoencoder(nn.Module, ABC):
         self.latent_channels = latent_channels
         self.patch_size = patch_size
         self.downsampling = patch_size * 2 ** (levels - 1)
-        self.encoder = Encoder(folded, numbers_a_latent * z_channels, *shape)
-        self.decoder = Decoder(z_channels, folded, *shape)
+        parts = ("middle", *(f"levels.{i}" for i in range(levels)))
+        blocks = [f"{half}.{part}" for half in ("encoder", "decoder") for part in parts]
+        checkpointing = ActivationCheckpointing(activation_checkpointing, blocks)
+        self.encoder = Encoder(folded, numbers_a_latent * z_channels, *shape, checkpointing.within("encoder"))
+        self.decoder = Decoder(z_channels, folded, *shape, checkpointing.within("decoder"))
         self.to_moments = nn.Conv2d(numbers_a_latent * z_channels, numbers_a_latent * latent_channels, 1)
         self.from_latent = nn.Conv2d(latent_channels, z_channels, 1)
 
@@ -171,6 +178,7 @@ class AutoencoderKL(Autoencoder):
         patch_size: int = 1,
         attention_levels: Collection[int] = (),
         middle_attention: bool = True,
+        activation_checkpointing: bool | Sequence[str] | None = None,
     ) -> None:
         super().__init__(
             channels,
@@ -183,6 +191,7 @@ class AutoencoderKL(Autoencoder):
             attention_levels,
             middle_attention,
             numbers_a_latent=2,
+            activation_checkpointing=activation_checkpointing,
         )
 
     def encode(self, x: Tensor) -> Posterior:
@@ -223,6 +232,7 @@ class AutoencoderVQ(Autoencoder):
         middle_attention: bool = True,
         commitment: float = 0.25,
         published_loss: bool = False,
+        activation_checkpointing: bool | Sequence[str] | None = None,
     ) -> None:
         super().__init__(
             channels,
@@ -235,6 +245,7 @@ class AutoencoderVQ(Autoencoder):
             attention_levels,
             middle_attention,
             numbers_a_latent=1,
+            activation_checkpointing=activation_checkpointing,
         )
         self.codebook = Codebook(codebook_entries, latent_channels, commitment, published_loss)
 

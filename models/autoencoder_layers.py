@@ -6,6 +6,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.activation_checkpointing import ActivationCheckpointing
 from models.layers import UpsamplingConvolution
 from models.normalisation import group_norm, normalised_silu
 
@@ -114,8 +115,10 @@ class Encoder(nn.Module):
         residual_blocks: int,
         attention_levels: Collection[int],
         middle_attention: bool,
+        checkpointing: ActivationCheckpointing,
     ) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         widths = [channels] + [channels * multiplier for multiplier in channel_multipliers]
         last = len(channel_multipliers) - 1
         self.stem = nn.Conv2d(in_channels, channels, 3, padding=1)
@@ -135,9 +138,9 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.stem(x)  # [B, channels, H, W]
-        for level in self.levels:
-            h = level(h)
-        h = self.middle(h)  # [B, C_last, H/2^(levels-1), W/2^(levels-1)]
+        for i, level in enumerate(self.levels):
+            h = self.checkpointing.run(f"levels.{i}", level, h)
+        h = self.checkpointing.run("middle", self.middle, h)  # [B, C_last, H/2^(levels-1), W/2^(levels-1)]
         return self.head(normalised_silu(self.norm, h))
 
 
@@ -156,8 +159,10 @@ class Decoder(nn.Module):
         residual_blocks: int,
         attention_levels: Collection[int],
         middle_attention: bool,
+        checkpointing: ActivationCheckpointing,
     ) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         widths = [channels * multiplier for multiplier in channel_multipliers]
         last = len(widths) - 1
         self.stem = nn.Conv2d(in_channels, widths[last], 3, padding=1)
@@ -176,7 +181,7 @@ class Decoder(nn.Module):
         self.head = nn.Conv2d(widths[0], out_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        h = self.middle(self.stem(z))  # [B, C_last, h, w]
-        for level in self.levels:
-            h = level(h)
+        h = self.checkpointing.run("middle", self.middle, self.stem(z))  # [B, C_last, h, w]
+        for i, level in enumerate(self.levels):
+            h = self.checkpointing.run(f"levels.{i}", level, h)
         return normalised_silu(self.norm, h)  # [B, channels, h*2^(levels-1), w*2^(levels-1)]

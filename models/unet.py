@@ -5,8 +5,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from models.activation_checkpointing import ActivationCheckpointing, numbered
 from models.attention import ReadOnce, SelfAttentionBlock, SpatialTransformer, head_count, zeroed
 from models.layers import Convolution3x3
 from models.normalisation import group_norm, normalised_silu
@@ -34,9 +34,9 @@ class UNet(nn.Module):
     small model learns its words sooner. classes: how many are
     embedded and added to the timestep's embedding; None: no labels. resblock_updown: resize
     inside residual blocks (BigGAN). scale_shift_norm: see ResidualBlock; without it, levels of width 32
-    can't see the time (group_norm says why). dropout: in residual blocks. activation_checkpointing: keep only
-    what enters each stage, and compute the stage once more when its gradient is needed: less memory, a third more
-    time.
+    can't see the time (group_norm says why). dropout: in residual blocks. activation_checkpointing: of which
+    stages, True being all (see ActivationCheckpointing): `down`, `middle` and `up` from the first one that is
+    computed to the last, or one such as `down.2`. All make a step take a third more time.
     Raises ValueError for settings out of range.
     """
 
@@ -57,7 +57,7 @@ class UNet(nn.Module):
         resblock_updown: bool = False,
         scale_shift_norm: bool = False,
         dropout: float = 0.0,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: bool | Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         check_levels(channels, channel_multipliers, attention_downsamplings)
@@ -77,7 +77,6 @@ class UNet(nn.Module):
         self.out_channels = out_channels
         self.context_width = context_width
         self.classes = classes
-        self.activation_checkpointing = activation_checkpointing
         self.stride = 2 ** (len(channel_multipliers) - 1)
         self.time_embedding = TimeEmbedding(channels, classes, context_width if pooled_context else None)
         self.stem = Convolution3x3(in_channels, channels)
@@ -107,6 +106,8 @@ class UNet(nn.Module):
 
         self.norm = group_norm(width, EPS)
         self.head = zeroed(Convolution3x3(width, out_channels))
+        blocks = numbered("down", self.down) + numbered("middle", self.middle) + numbered("up", self.up)
+        self.checkpointing = ActivationCheckpointing(activation_checkpointing, blocks)
 
     def forward(
         self, z_t: Tensor, t: Tensor, context: Tensor | ReadOnce | None = None, labels: Tensor | None = None
@@ -122,19 +123,15 @@ class UNet(nn.Module):
         embedding = self.time_embedding(t, labels, context)  # [B, 4 * channels]
         h = self.stem(z_t)  # [B, channels, H, W]
         skips = [h]
-        for step in self.down:
-            h = self._run(step, h, embedding, context)  # [B, C_i, H/2^i, W/2^i]
+        run = self.checkpointing.run
+        for i, step in enumerate(self.down):
+            h = run(f"down.{i}", step, h, embedding, context)  # [B, C_i, H/2^i, W/2^i]
             skips.append(h)
-        for step in self.middle:
-            h = self._run(step, h, embedding, context)  # [B, C_last, H/stride, W/stride]
-        for step in self.up:
-            h = self._run(step, torch.cat([h, skips.pop()], dim=1), embedding, context)  # [B, C_i, H/2^i, W/2^i]
+        for i, step in enumerate(self.middle):
+            h = run(f"middle.{i}", step, h, embedding, context)  # [B, C_last, H/stride, W/stride]
+        for i, step in enumerate(self.up):
+            h = run(f"up.{i}", step, torch.cat([h, skips.pop()], dim=1), embedding, context)  # [B, C_i, H/2^i, W/2^i]
         return self.head(normalised_silu(self.norm, h))  # [B, out_channels, H, W]
-
-    def _run(self, stage: nn.Module, h: Tensor, embedding: Tensor, context: Tensor | ReadOnce | None) -> Tensor:
-        if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(stage, h, embedding, context, use_reentrant=False)
-        return stage(h, embedding, context)
 
     def _check(self, z_t: Tensor, t: Tensor, context: Tensor | ReadOnce | None, labels: Tensor | None) -> None:
         check_latents(z_t, t, self.in_channels, self.stride)

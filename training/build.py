@@ -19,9 +19,9 @@ from models.noisy_classifier import NoisyClassifier
 from models.objective import LOSSES
 from models.perceptual import PerceptualLoss
 from models.prediction import PREDICTIONS
+from training.components import build_optimizer
 from training.data_sources import sources_of
 from training.distributed import Distributed
-from training.ema import AdamWithEMA
 from training.engine import Engine
 from training.modules import ReconstructionModule, build_modules
 from training.tasks import Task
@@ -84,14 +84,7 @@ def build_task(config: DictConfig, ranks: Distributed) -> Task:
 
 def build_engine(config: DictConfig, module: nn.Module, ranks: Distributed) -> Engine:
     """One module behind DeepSpeed with its optimizer."""
-    settings = config.optimizer
-    optimizer = AdamWithEMA(
-        [p for p in module.parameters() if p.requires_grad],
-        config.learning_rate.base,
-        tuple(settings.betas),
-        settings.weight_decay,
-        {name: instantiate(rule) for name, rule in settings.averages.items()},
-    )
+    optimizer = build_optimizer(config, [p for p in module.parameters() if p.requires_grad])
     accumulation = steps_of_accumulation(config, ranks.world)
     return Engine(module, instantiate(config.engine), optimizer, config.batch.micro_size, accumulation, ranks.world)
 

@@ -29,6 +29,7 @@ from training.checkpoint_files import (
     Manifest,
     ParameterEntry,
     Reader,
+    check_same_optimizer,
     complete_checkpoints,
     folder_name,
     problems,
@@ -150,6 +151,7 @@ class Checkpoints:
                 if (path / MANIFEST).exists():
                     (path / MANIFEST).rename(path / DAMAGED)
         reader = Reader(checkpoint)
+        check_same_optimizer(reader.manifest, next(iter(engines.values())).kinds, checkpoint)
         if self.ranks.is_main:
             _tell_of_averages(checkpoint, reader.manifest.kinds, next(iter(engines.values())).kinds)
         for name, engine in engines.items():
@@ -226,7 +228,7 @@ def _tell_of_averages(checkpoint: Path, kept: Sequence[str], wanted: Sequence[st
 
 def _load(engine: Engine, reader: Reader, name: str) -> None:
     entry = reader.engine(name)
-    with torch.no_grad():
+    with torch.no_grad(), engine.writable():
         for fragment in engine.fragments():
             for kind, tensor in fragment.tensors.items():
                 kept = kind if kind in reader.manifest.kinds else AVERAGE

@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ FORMAT = 3
 OLDER_FORMATS = (1, 2)
 """What is read, but not written any more. 1: the manifest had no checksum of its own. 2: it didn't name the kinds."""
 BASE_KINDS = ("param", "exp_avg", "exp_avg_sq")
-"""The tensors kept for each parameter: fp32 weights and Adam's two moments. Averages of the weights come after them."""
+"""Tensors kept of each parameter: fp32 weights and Adam's two moments, or what of them another optimizer has. Averages
+of the weights come after them."""
 AVERAGE = "ema"
 """The average that every run keeps, and that is looked at. A run may keep others."""
 
@@ -75,9 +76,10 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that is known of a checkpoint. kinds: what is kept of each parameter, BASE_KINDS and averages of the weights.
+    """All that is known of a checkpoint.
 
-    `extra` holds the task's own numbers (such as the latent scale).
+    kinds: what is kept of each parameter, out of BASE_KINDS, and averages of the weights. extra: the task's own numbers
+    (such as the latent scale).
     """
 
     step: int
@@ -262,3 +264,13 @@ def check_same_parameters(manifest: Manifest, shapes: dict[str, dict[str, list[i
                     f"{checkpoint} is of another model: parameter {name} is {found.get(name, 'absent')} there, "
                     f"{wanted.get(name, 'absent')} in this configuration; {remedy}"
                 )
+
+
+def check_same_optimizer(manifest: Manifest, kinds: Sequence[str], checkpoint: Path) -> None:
+    """Raises CheckpointError when the checkpoint doesn't keep the moments that are among `kinds`, or others too."""
+    found, wanted = ([kind for kind in BASE_KINDS if kind in kept] for kept in (manifest.kinds, kinds))
+    if found != wanted:
+        raise CheckpointError(
+            f"{checkpoint} is of another optimizer: it keeps {', '.join(found)} of each parameter, and this one "
+            f"{', '.join(wanted)}; continue with the optimizer it was made with, or choose another run.name"
+        )

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from training.checkpoint_files import FileEntry, tensor_key
-from training.engine import Engine, LocalFragment
+from training.engine import Engine
+from training.fragments import LocalFragment
 
 CHUNK_BYTES = 8 * 2**20
 

@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from training.compose import CONFIG_FOLDER, choices
 from training.data_sources import BAD_SHARDS, sources_of
-from training.engine_settings import PRECISIONS, STAGES
+from training.engine_checks import check_engine
+from training.engine_settings import COMPILE_MODES, PRECISIONS, STAGES
 from training.errors import ConfigurationError
 from training.planning.cluster import FOLDER as GPUS
 from training.schedule import DECAYS
@@ -29,6 +30,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "task.reconstruction": RECONSTRUCTIONS,
     "engine.zero_stage": STAGES,
     "engine.precision": PRECISIONS,
+    "engine.compile": (None, *COMPILE_MODES),
     "learning_rate.decay": DECAYS,
     "tracker.mode": MODES,
     "tracker.x_axis": X_AXES,
@@ -54,6 +56,7 @@ NOT_NEGATIVE = (
     "task.offset_noise",
     "task.regulariser_weight",
     "task.adversary_weight",
+    "optimizer.weight_decay",
     "alerts.again_minutes",
 )
 ALERTS = ("alerts.data_wait", "alerts.goodput", "alerts.loss_spike", "alerts.slow_rank")
@@ -104,10 +107,11 @@ def check_settings(config: DictConfig, world: int) -> None:
         raise ConfigurationError("data.scaled_side", side, remedy)
     _watchdog_is_patient(config)
     _latents_can_be(config)
+    check_engine(config)
     betas = list(config.optimizer.betas)
     if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
         raise ConfigurationError(
-            "optimizer.betas", betas, "Adam takes two numbers from 0 to below 1, such as [0.9,0.999]"
+            "optimizer.betas", betas, "it takes two numbers from 0 to below 1, such as [0.9,0.999]"
         )
     _batch_divides(config, world)
 

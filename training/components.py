@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -14,11 +14,23 @@ from omegaconf import DictConfig, OmegaConf
 from evaluation.weights import WeightsError
 from training.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    import torch
+
+    from training.optimizers import Optimizer
+
 
 def component(config: DictConfig, key: str) -> Any:
     """The object that `config` describes at `key`. Raises ConfigurationError when it can't be made."""
     with explained(config, key):
         return instantiate(OmegaConf.select(config, key))
+
+
+def build_optimizer(config: DictConfig, parameters: Iterable[torch.Tensor]) -> Optimizer:
+    """The configured optimizer of these parameters. Raises ConfigurationError when it can't be made."""
+    with explained(config, "optimizer"):
+        optimizer: Optimizer = instantiate(config.optimizer, parameters, config.learning_rate.base, _convert_="all")
+    return optimizer
 
 
 @contextlib.contextmanager

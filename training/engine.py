@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -23,8 +21,9 @@ from deepspeed.runtime.zero import stage_1_and_2
 
 from training.checkpoint_files import AVERAGE
 from training.distributed import all_gather_by_broadcasts
-from training.ema import AdamWithEMA
 from training.engine_settings import EngineSettings
+from training.fragments import LAYOUTS, LocalFragment
+from training.optimizers import Optimizer
 from training.stopwatch import Stopwatch, TimedCollectives
 
 # torch announces new names for collectives that DeepSpeed calls, once a call site and rank.
@@ -54,19 +53,6 @@ class NonFiniteUpdate(Exception):
         self.loss_is_finite = loss_is_finite
 
 
-@dataclass(frozen=True)
-class LocalFragment:
-    """The interval [start, stop) of a flattened parameter that this rank holds, as live views by kind."""
-
-    parameter: str
-    shape: list[int]
-    start: int
-    stop: int
-    tensors: dict[str, torch.Tensor]
-    written_here: bool
-    """False for all but one of the ranks that hold the same values (ZeRO 0 replicates them)."""
-
-
 class Engine:
     """A trainable module under DeepSpeed ZeRO, with its optimizer.
 
@@ -79,7 +65,7 @@ class Engine:
         self,
         module: nn.Module,
         settings: EngineSettings,
-        optimizer: AdamWithEMA,
+        optimizer: Optimizer,
         micro_batch: int,
         accumulation: int,
         world: int,
@@ -90,25 +76,26 @@ class Engine:
             _become_a_group_of_one()
         if torch.distributed.get_backend() == "gloo":
             stage_1_and_2.all_gather_dp_groups = all_gather_by_broadcasts
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+        self._engine, self._zero, _, _ = deepspeed.initialize(
             model=module,
             optimizer=optimizer,
             config=settings.deepspeed_config(micro_batch, accumulation, world),
             dist_init_required=False,
         )
+        if settings.compile is not None:
+            self._engine.module.compile(mode=settings.compile)  # in place: its parameters keep their names
         self.settings = settings
         self.times = Stopwatch(self.device)
         if self.device.type == "cpu":  # a GPU does them beside others, and later than it is told to
             _time_collectives(self.times)
-        self._adam = optimizer
-        self._rank = torch.distributed.get_rank()
-        self._world = world
+        self._optimizer = optimizer
         self.updates = 0
         self._losses: list[torch.Tensor] = []  # of the micro-batches since the last update
-        self._adam.initialise(self._master_tensors())
-        if settings.zero_stage in (1, 2):
-            # DeepSpeed links optimizer state to parameters lazily, at its first step; a restore comes before that.
-            self._optimizer._lazy_init_hp_params_optimizer_state()
+        self._state = LAYOUTS[settings.zero_stage](
+            self._engine.module, optimizer, self._zero, self._shapes, torch.distributed.get_rank()
+        )
+        optimizer.initialise(self._state.masters())
+        self._state.link()
 
     @property
     def device(self) -> torch.device:
@@ -122,8 +109,8 @@ class Engine:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What `fragments` holds of every parameter: the weights, Adam's moments, and averages of the weights."""
-        return self._adam.kinds
+        """What `fragments` holds of every parameter: weights, the optimizer's moments, and averages of the weights."""
+        return self._optimizer.kinds
 
     @property
     def shapes(self) -> dict[str, list[int]]:
@@ -166,7 +153,7 @@ class Engine:
     @property
     def ema_decay(self) -> float:
         """Of the average that is looked at, at the last update; before the first one, at that."""
-        return self._adam.averages[AVERAGE].at(torch.tensor(float(max(1, self.updates)))).item()
+        return self._optimizer.averages[AVERAGE].at(torch.tensor(float(max(1, self.updates)))).item()
 
     @torch.no_grad()
     def update_squares(self) -> torch.Tensor:
@@ -175,36 +162,26 @@ class Engine:
         Over all ranks, the root of their ratio is ‖Δw‖ / ‖w‖ at every ZeRO stage; where every rank holds all weights,
         both are counted as often.
         """
-        squares = torch.zeros(2, device=self.device)
-        for fragment in self.fragments():
-            weight, mean, square = (fragment.tensors[kind] for kind in ("param", "exp_avg", "exp_avg_sq"))
-            change = self._adam.last_change(weight, mean, square, self.updates)
-            squares += torch.stack([change.dot(change), weight.dot(weight)])
-        return squares
+        return self._optimizer.update_squares((fragment.tensors for fragment in self.fragments()), self.updates)
 
     def fragments(self) -> Iterator[LocalFragment]:
-        """Yields what this rank holds of every parameter: fp32 weights, Adam's moments, averages, as live views."""
-        stage = self.settings.zero_stage
-        find = {0: self._replicated, 1: self._flat_partition, 2: self._flat_partition, 3: self._parameter_shards}[stage]
-        yield from find()
+        """Yields what this rank holds of every parameter: fp32 weights, the optimizer's moments, averages."""
+        yield from self._state.fragments()
+
+    def writable(self) -> contextlib.AbstractContextManager[None]:
+        """Within it all tensors of `fragments` may be written to; moments of 8 bits are rounded at its end."""
+        return self._optimizer.writable()
 
     def set_updates(self, updates: int) -> None:
         """Tells the optimizer how many updates its restored moments stand for."""
         self.updates = updates
-        for tensor in self._master_tensors():
-            self._adam.state[tensor]["step"].fill_(updates)
+        for tensor in self._state.masters():
+            self._optimizer.state[tensor]["step"].fill_(updates)
 
     @torch.no_grad()
     def publish_weights(self) -> None:
         """Makes the module compute with the fp32 weights in `fragments`, after these were written to."""
-        if self.settings.zero_stage in (1, 2):
-            self._optimizer.update_lp_params()
-        elif self.settings.zero_stage == 3:
-            # Small parameters stay gathered between steps: they are split first, and gathered anew afterwards.
-            self._optimizer.checkpoint_event_prologue()
-            for index in range(len(self._optimizer.fp16_groups)):
-                self._optimizer._reassign_or_swap_out_partitioned_parameters(index)
-            self._optimizer.checkpoint_event_epilogue()
+        self._state.publish()
 
     def gather(self, kind: str) -> Iterator[tuple[str, torch.Tensor]]:
         """Yields (name, whole tensor) of one kind for every parameter, float32, on every rank.
@@ -227,7 +204,7 @@ class Engine:
         losses, self._losses = torch.stack(self._losses).float(), []
         if not self._finite_everywhere(losses):
             raise NonFiniteUpdate(losses.tolist(), loss_is_finite=False)
-        for group in (*self._adam.param_groups, *self._optimizer.param_groups):
+        for group in (*self._optimizer.param_groups, *self._zero.param_groups):
             group["lr"] = learning_rate
         # ZeRO leaves out an update by such a gradient itself, and says so afterwards. Without ZeRO nothing does.
         finite = self.settings.zero_stage > 0 or self._gradient_is_finite()
@@ -247,54 +224,8 @@ class Engine:
 
     def _gradient_is_finite(self) -> bool:
         """For ZeRO 0, where every rank holds the whole gradient."""
-        gradients = [parameter.grad for _, parameter in self._named() if parameter.grad is not None]
+        gradients = [parameter.grad for _, parameter in self._state.named() if parameter.grad is not None]
         return bool(torch.nn.utils.get_total_norm(gradients).isfinite())
-
-    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for name, parameter in self._engine.module.named_parameters():
-            if parameter.requires_grad:
-                yield name, parameter
-
-    def _master_tensors(self) -> list[torch.Tensor]:
-        """The fp32 tensors that the optimizer steps: parameters themselves, or their flat partitions."""
-        stage = self.settings.zero_stage
-        if stage == 0:
-            return [parameter for _, parameter in self._named()]
-        if stage == 3:
-            return list(self._optimizer.fp32_partitioned_groups_flat)
-        return list(self._optimizer.single_partition_of_fp32_groups)
-
-    def _states(self, master: torch.Tensor, start: int, count: int) -> dict[str, torch.Tensor]:
-        state = self._adam.state[master]
-        sources = {"param": master.detach(), **{kind: state[kind] for kind in self.kinds if kind != "param"}}
-        return {kind: tensor.view(-1).narrow(0, start, count) for kind, tensor in sources.items()}
-
-    def _replicated(self) -> Iterator[LocalFragment]:
-        for index, (name, parameter) in enumerate(self._named()):
-            count = parameter.numel()
-            tensors = self._states(parameter, 0, count)
-            yield LocalFragment(name, self._shapes[name], 0, count, tensors, index % self._world == self._rank)
-
-    def _flat_partition(self) -> Iterator[LocalFragment]:
-        for name, parameter in self._named():
-            mapping: Any = getattr(parameter, "_hp_mapping", None)
-            if mapping is None:
-                continue
-            inner, outer = mapping.hp_fragment_address, mapping.lp_fragment_address
-            master = self._optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
-            tensors = self._states(master, inner.start, inner.numel)
-            yield LocalFragment(name, self._shapes[name], outer.start, outer.start + outer.numel, tensors, True)
-
-    def _parameter_shards(self) -> Iterator[LocalFragment]:
-        for name, parameter in self._named():
-            group, offset, padded = self._optimizer.grad_position[self._optimizer.get_param_id(parameter)]
-            start = self._rank * padded
-            # The last ranks' shards are padded, up to being empty.
-            count = min(padded, math.prod(self._shapes[name]) - start)
-            if count <= 0:
-                continue
-            tensors = self._states(self._optimizer.fp32_partitioned_groups_flat[group], offset, count)
-            yield LocalFragment(name, self._shapes[name], start, start + count, tensors, True)
 
 
 def _time_collectives(times: Stopwatch) -> None:

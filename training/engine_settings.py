@@ -8,6 +8,8 @@ from typing import Any
 from training.errors import ConfigurationError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+"""Those of torch.compile."""
 STAGES = (0, 1, 2, 3)
 
 
@@ -18,7 +20,7 @@ class EngineSettings:
     zero_stage: 0 to 3; precision: one of PRECISIONS (bf16 and fp16 keep fp32 master weights under ZeRO 1 to 3);
     clip_norm: maximum global gradient norm, 0 for none; bucket_elements: size of a communication bucket;
     contiguous_gradients: gradients are copied into one buffer as they come, which spares a GPU's memory from
-    fragmentation and costs a CPU a tenth of its time.
+    fragmentation and costs a CPU a tenth of its time; compile: one of COMPILE_MODES, None to run the module as it is.
     """
 
     zero_stage: int = 2
@@ -27,6 +29,7 @@ class EngineSettings:
     bucket_elements: int = 50_000_000
     overlap_communication: bool = False
     contiguous_gradients: bool = True
+    compile: str | None = None
 
     def __post_init__(self) -> None:
         if self.zero_stage not in STAGES:

@@ -54,7 +54,7 @@ METRICS = (
     Metric(
         "train/update_ratio",
         "",
-        "‖Δw‖ / ‖w‖ of this update, all weights together, every tracker.detail_every steps; from Adam's moments",
+        "‖Δw‖ / ‖w‖ of this update, all weights together, every tracker.detail_every steps",
     ),
     Metric("train/ema_decay", "", "Share that the averaged weights kept of themselves at this update"),
     Metric("train/accuracy", "share", "Images whose label was found the likeliest", _CLASSIFIER),

@@ -15,7 +15,7 @@ from models.noisy_classifier import NoisyClassifier
 from models.prediction import PREDICTIONS, check_prediction
 from training.checkpoint_files import AVERAGE, BASE_KINDS
 from training.checks import neighbours
-from training.components import component, explained
+from training.components import build_optimizer, component, explained
 from training.errors import ConfigurationError
 from training.modules import WithoutInitialisation, parameter_shapes
 
@@ -32,7 +32,7 @@ def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
     on_latents, diffusion = config.task.name != "autoencoder", config.task.name == "diffusion"
     for key in ("engine", "learning_rate", "data.storage", "inputs"):
         component(config, key)
-    _averages_can_be(config)
+    _optimizer_can_be(config)
     if diffusion:
         _prediction_fits_schedule(config)
     if config.data.latents is not None:
@@ -66,7 +66,7 @@ def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
     return shapes
 
 
-def _averages_can_be(config: DictConfig) -> None:
+def _optimizer_can_be(config: DictConfig) -> None:
     averages, taken = config.optimizer.averages, (*BASE_KINDS, RAW)
     if AVERAGE not in averages:
         raise ConfigurationError("optimizer.averages", list(averages), f"monitors look at '{AVERAGE}'; keep it too")
@@ -75,6 +75,7 @@ def _averages_can_be(config: DictConfig) -> None:
             remedy = f"give it a name without / that is none of {', '.join(taken)}"
             raise ConfigurationError("optimizer.averages", name, remedy)
         component(config, f"optimizer.averages.{name}")
+    build_optimizer(config, [torch.zeros(1)])
 
 
 def _latents_can_be(config: DictConfig) -> None:

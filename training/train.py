@@ -49,10 +49,17 @@ def saved_step(config: DictConfig) -> int:
 
 def check(config: DictConfig, world: int) -> None:
     """Everything that can be known to be wrong without touching the data. Raises ConfigurationError."""
+    import torch
+
     from evaluation.frozen_conditioners import load_frozen_conditioners
-    from training.checkpoint_files import CheckpointError, check_same_parameters, newest_readable
+    from training.checkpoint_files import (
+        CheckpointError,
+        check_same_optimizer,
+        check_same_parameters,
+        newest_readable,
+    )
     from training.checks import check_settings
-    from training.components import component
+    from training.components import build_optimizer, component
     from training.model_checks import check_models
 
     check_settings(config, world)
@@ -64,6 +71,7 @@ def check(config: DictConfig, world: int) -> None:
         if newest := newest_readable(Path(config.run.folder) / "checkpoints"):
             checkpoint, manifest = newest
             check_same_parameters(manifest, shapes, checkpoint)
+            check_same_optimizer(manifest, build_optimizer(config, [torch.zeros(1)]).kinds, checkpoint)
     except CheckpointError as error:
         raise ConfigurationError("run.name", config.run.name, str(error)) from None
 

@@ -1,8 +1,11 @@
 """The text encoder that is trained jointly with the denoiser (LDM Sec. 4.3.1, App. E.2.1)."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.activation_checkpointing import ActivationCheckpointing, numbered
 from models.attention import Attention
 from models.conditioners import Conditioner
 
@@ -32,7 +35,8 @@ class TextTransformer(Conditioner):
     vocabulary_size: tokens. length: the most positions. width: of the output. depth: blocks.
     heads x head_width: inner width of attention, which may differ from width. token_std: deviation of the token
     embedding before training, 0.02 as published. A narrow transformer that trains briefly learns words sooner near 1:
-    what a block adds is then small beside the words, and not the other way round.
+    what a block adds is then small beside the words, and not the other way round. activation_checkpointing: of which
+    blocks, True being all (see ActivationCheckpointing), or some such as `blocks.2`.
     """
 
     part = "context"
@@ -46,6 +50,7 @@ class TextTransformer(Conditioner):
         heads: int,
         head_width: int = 64,
         token_std: float = 0.02,
+        activation_checkpointing: bool | Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.length = length
@@ -54,6 +59,7 @@ class TextTransformer(Conditioner):
         self.positions = nn.Embedding(length, width)
         self.blocks = nn.ModuleList(TextBlock(width, heads, head_width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
+        self.checkpointing = ActivationCheckpointing(activation_checkpointing, numbered("blocks", self.blocks))
         nn.init.normal_(self.tokens.weight, std=token_std)
         nn.init.normal_(self.positions.weight, std=0.02)
 
@@ -65,6 +71,6 @@ class TextTransformer(Conditioner):
                 f"{self.length}; truncate when tokenising"
             )
         x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]  # [B, L, width]
-        for block in self.blocks:
-            x = block(x)  # [B, L, width]
+        for i, block in enumerate(self.blocks):
+            x = self.checkpointing.run(f"blocks.{i}", block, x)  # [B, L, width]
         return self.norm(x)

@@ -30,9 +30,9 @@ from tests.training.ranks import RankGroup
 from training.checkpoint import Checkpoints
 from training.checkpoint_files import MANIFEST, folder_name
 from training.distributed import Distributed
-from training.ema import AdamWithEMA
 from training.engine import Engine
 from training.engine_settings import EngineSettings
+from training.optimizers.adamw import AdamW
 
 RANKS = 2
 WIDTH, INNER = 2048, 4096
@@ -137,7 +137,7 @@ def build(ranks: Distributed, blocks: int) -> Engine:
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.02)
     settings = EngineSettings(zero_stage=2, precision="bf16")
-    engine = Engine(module, settings, AdamWithEMA(module.parameters(), 1e-4), 1, 1, ranks.world)
+    engine = Engine(module, settings, AdamW(module.parameters(), 1e-4), 1, 1, ranks.world)
     for fragment in engine.fragments():
         for number, kind in enumerate(engine.kinds):
             if kind != "param":

@@ -161,10 +161,11 @@ def test_settings_out_of_range_are_named(settings: dict[str, Any], message: str)
         UNet(**{**BASE, **settings})
 
 
+@pytest.mark.parametrize("blocks", [True, ["down.1", "up"], ["middle"]])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_activation_checkpointing_changes_no_gradient(dropout: float) -> None:
+def test_activation_checkpointing_changes_no_gradient(dropout: float, blocks: bool | list[str]) -> None:
     gradients = []
-    for activation_checkpointing in (False, True):
+    for activation_checkpointing in (None, blocks):
         torch.manual_seed(0)
         unet = UNet(
             4, 4, 32, (1, 2), 1, (2,), heads=2, context_width=8, dropout=dropout,

@@ -12,9 +12,10 @@ from torch import nn
 from tests.training.conftest import OnRanks
 from training.checkpoint import Checkpoints
 from training.distributed import Distributed
-from training.ema import AdamWithEMA, DecayRule, Fixed, PowerFunction, WarmedUp
+from training.ema import DecayRule, Fixed, PowerFunction, WarmedUp
 from training.engine import Engine
 from training.engine_settings import EngineSettings
+from training.optimizers.adamw import AdamW
 
 RULES: dict[str, DecayRule] = {"ema": WarmedUp(0.99), "fixed": Fixed(0.9), "power": PowerFunction(0.1)}
 STAGES = (0, 1, 2, 3)
@@ -54,7 +55,7 @@ def build(stage: int, world: int) -> Engine:
     """A small module whose parameters divide evenly among nobody, with three averages."""
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(7, 13), nn.SiLU(), nn.Linear(13, 5))
-    optimizer = AdamWithEMA(module.parameters(), 1e-2, averages=RULES)
+    optimizer = AdamW(module.parameters(), 1e-2, averages=RULES)
     return Engine(module, EngineSettings(zero_stage=stage), optimizer, 4, 1, world)
 
 
@@ -104,7 +105,7 @@ def added_later(ranks: Distributed, folder: Path) -> dict[str, torch.Tensor]:
     engines = []
     for rules in ({"ema": WarmedUp()}, RULES):
         module = nn.Linear(3, 2)
-        optimizer = AdamWithEMA(module.parameters(), 1e-2, averages=rules)
+        optimizer = AdamW(module.parameters(), 1e-2, averages=rules)
         engines.append(Engine(module, EngineSettings(), optimizer, 4, 1, ranks.world))
     engines[0].backward(engines[0](torch.ones(4, 3)).square().mean())
     engines[0].step(1e-2)

@@ -15,10 +15,10 @@ from data.batch import Batch
 from tests.training.conftest import OnRanks
 from tests.training.runs import train
 from training.distributed import Distributed
-from training.ema import AdamWithEMA
 from training.engine import Engine, NonFiniteUpdate
 from training.engine_settings import EngineSettings
 from training.loop import NonFiniteStep
+from training.optimizers.adamw import AdamW
 from training.tasks.diffusion import DiffusionTask
 
 STAGES = (0, 1, 2, 3)
@@ -48,7 +48,7 @@ def attempts(ranks: Distributed) -> dict[str, list[Any]]:
         for case in (*CASES, "nothing is wrong"):
             module = nn.Sequential(nn.Linear(3, 5), nn.SiLU(), nn.Linear(5, 1))
             settings = EngineSettings(zero_stage=stage)
-            engine = Engine(module, settings, AdamWithEMA(module.parameters(), 1e-2), 1, 2, ranks.world)
+            engine = Engine(module, settings, AdamW(module.parameters(), 1e-2), 1, 2, ranks.world)
             before, error = state(engine), None
             for micro_batch in (0, 1):
                 output = engine(torch.randn(1, 3))

@@ -74,6 +74,21 @@ ALONE = {
     "a share above one": Wrong(("data.max_bad_share=2",), "data.max_bad_share=2", "from 0 to 1"),
     "scaled side": Wrong(("data.scaled_side=16",), "data.scaled_side=16", "at least data.image_size=32"),
     "momenta": Wrong(("optimizer.betas=[0.9,1.5]",), "optimizer.betas=[0.9, 1.5]", "[0.9,0.999]"),
+    "unknown optimizer": Wrong(("optimizer=adam",), "optimizer=adam", "choose one of adamw, adamw_8bit, lion"),
+    "an optimizer of torch's": Wrong(("optimizer._target_=torch.optim.SGD",), "optimizer=torch.optim.SGD: ", "betas"),
+    "growing weights": Wrong(("optimizer.weight_decay=-1",), "optimizer.weight_decay=-1", "at least 0"),
+    "unknown block": Wrong(
+        ("model.unet.activation_checkpointing=[down.9]",),
+        "model.unet=models.unet.UNet: activation_checkpointing has down.9",
+        "middle.0",
+    ),
+    "no list of blocks": Wrong(
+        ("model.unet.activation_checkpointing=down",), "model.unet=models.unet.UNet: ", "a list of names such as [down]"
+    ),
+    "unknown way to compile": Wrong(("engine.compile=fast",), "engine.compile=fast", "null, default, reduce-overhead"),
+    "compiled shards": Wrong(
+        ("engine=zero3", "engine.compile=default"), "engine.compile=default", "choose engine=zero2 or null"
+    ),
     "unknown decay": Wrong(("learning_rate.decay=linear",), "learning_rate.decay=linear", "constant, cosine"),
     "unknown tracker": Wrong(("tracker.mode=onlin",), "tracker.mode=onlin", "auto, online, offline, disabled"),
     "unknown protocol": Wrong(("monitor.protocol=emoji",), "monitor.protocol=emoji", "openmoji"),
@@ -305,6 +320,22 @@ def test_checkpoint_of_another_model(
         assert folder_name(4) in message and "of another model: parameter " in message
     with pytest.raises(pytest.fail.Exception, match="ranks were started"):
         refused([*base, "run.name=mine"])
+
+
+def test_checkpoint_of_another_optimizer(base: list[str], refused: Refused, tmp_path: Path) -> None:
+    write_checkpoint(base, tmp_path / "run")
+    message = refused([*base, "run.name=mine", "optimizer=lion"])
+    check(message, "run.name=mine", "continue with the optimizer it was made with, or choose another run.name")
+    assert folder_name(4) in message and "it keeps param, exp_avg, exp_avg_sq of each" in message
+    with pytest.raises(pytest.fail.Exception, match="ranks were started"):
+        refused([*base, "run.name=mine", "optimizer=adamw_8bit"])
+
+
+def test_compiling_without_a_compiler(base: list[str], refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("CC", "CXX"):  # of which a machine without a GPU needs the second
+        monkeypatch.setenv(variable, "no-such-compiler")
+    message = refused([*base, "engine.compile=default"])
+    check(message, "engine.compile=default", "torch.compile needs no-such-compiler, and there is none; install it")
 
 
 def test_run_folder_in_use(base: list[str], refused: Refused, tmp_path: Path) -> None:

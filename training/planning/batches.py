@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from training.engine_settings import STAGES, EngineSettings
-from training.planning.memory import ELEMENT_BYTES, Parts, Trained, peak, phases, state
+from training.planning.memory import ELEMENT_BYTES, Parts, peak, phases, state
 from training.planning.passes import Counted
 
 SHOWN = 7
@@ -57,7 +57,7 @@ def stages_of(precision: str) -> list[int]:
 
 def choice_of(counted: Counted, settings: EngineSettings, ranks: int, micro_batch: int, accumulation: int) -> Choice:
     """The peak memory of one way to run."""
-    trained = {name: Trained.of(list(sizes.values()), counted.averages) for name, sizes in counted.sizes.items()}
+    trained = {name: counted.trained(name) for name in counted.sizes}
     # The discriminator's engine rests while the autoencoder's is at its peak.
     width = ELEMENT_BYTES["fp32"]
     others = width * counted.frozen + sum(

@@ -5,26 +5,26 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from training.checkpoint_files import BASE_KINDS
-
 GROUP_SHARDS = 64  # read side by side (data.order.Order)
 REQUESTS_PER_PREFIX = 5500  # a second, which AWS S3 promises for reading
 
 
 @dataclass(frozen=True)
 class Checkpointing:
-    """What checkpoints of `elements` parameters with so many averages cost when `nodes` write them at once, each `rate`
-    bytes a second."""
+    """What checkpoints of `elements` parameters cost when `nodes` write them at once, each `rate` bytes a second.
+
+    kinds: float32 numbers that are kept of each parameter.
+    """
 
     elements: int
-    averages: int
+    kinds: int
     nodes: int
     rate: float
 
     @property
     def size(self) -> float:
         """Bytes of one."""
-        return float(4 * (len(BASE_KINDS) + self.averages) * self.elements)
+        return float(4 * self.kinds * self.elements)
 
     @property
     def seconds(self) -> float:

@@ -28,8 +28,8 @@ class Parts:
     """What a rank's memory is taken by at one moment.
 
     weights: those that the module computes with, whole ones gathered by ZeRO 3 included. optimizer: fp32 weights where
-    they are separate, and Adam's moments. buckets: of communication, and copies on the way. others: frozen models, and
-    the one that monitors look at.
+    they are separate, and the optimizer's moments. buckets: of communication, and copies on the way. others: frozen
+    models, and the one that monitors look at.
     """
 
     weights: float = 0.0
@@ -48,16 +48,19 @@ class Parts:
 
 @dataclass(frozen=True)
 class Trained:
-    """The parameters that are trained. persistent: elements of those that ZeRO 3 leaves whole. averages: of each."""
+    """The parameters that are trained. persistent: elements of those that ZeRO 3 leaves whole. averages: of each.
+    moment_bytes: the optimizer's, for an element; Adam's as a default."""
 
     elements: int
     persistent: int
     averages: int = 1
+    moment_bytes: float = 8
 
     @classmethod
-    def of(cls, sizes: list[int], averages: int = 1) -> Trained:
+    def of(cls, sizes: list[int], averages: int = 1, moment_bytes: float = 8) -> Trained:
         """From the elements of each parameter."""
-        return cls(sum(sizes), sum(size for size in sizes if size <= PERSISTENT_ELEMENTS), averages)
+        persistent = sum(size for size in sizes if size <= PERSISTENT_ELEMENTS)
+        return cls(sum(sizes), persistent, averages, moment_bytes)
 
 
 def state(trained: Trained, settings: EngineSettings, ranks: int) -> Parts:
@@ -69,10 +72,11 @@ def state(trained: Trained, settings: EngineSettings, ranks: int) -> Parts:
     """
     width, elements, stage = ELEMENT_BYTES[settings.precision], trained.elements, settings.zero_stage
     if stage == 0:
-        return Parts(width * elements, width * elements, 8 * elements, 4 * trained.averages * elements)
+        moments = trained.moment_bytes * elements
+        return Parts(width * elements, width * elements, moments, 4 * trained.averages * elements)
     share = elements / ranks
     whole = elements if stage < 3 else share + trained.persistent
-    return Parts(width * whole, width * share, 12 * share, 4 * trained.averages * share)
+    return Parts(width * whole, width * share, (4 + trained.moment_bytes) * share, 4 * trained.averages * share)
 
 
 def phases(

@@ -13,8 +13,11 @@ from evaluation.frozen_conditioners import build_frozen_conditioners
 from models.discriminator import hinge_discriminator_loss, hinge_generator_loss
 from models.latent_diffusion import FirstStage
 from models.perceptual import vgg16_trunk
+from training.components import build_optimizer
 from training.modules import ReconstructionModule, WithoutInitialisation, build_modules
+from training.optimizers import Optimizer
 from training.planning.counting import Pass, count_inference, count_training, extrapolated
+from training.planning.memory import Trained
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FROZEN_ELEMENT_BYTES = 4  # what is frozen stays in float32
@@ -25,12 +28,12 @@ class Counted:
     """One task's work, as functions of the micro-batch.
 
     sizes: elements of every parameter that is trained, by engine and name. frozen: elements that never change, and of
-    the second model that monitors keep. averages: of the weights, that are kept.
+    the second model that monitors keep.
     """
 
     sizes: dict[str, dict[str, int]]
     frozen: int
-    averages: int
+    _optimizer: Optimizer
     _training: tuple[Pass, Pass]
     _encoding: tuple[Pass, Pass] | None
 
@@ -41,6 +44,16 @@ class Counted:
     def encoding(self, micro_batch: int) -> Pass | None:
         """The frozen parts' pass; None where nothing is frozen."""
         return None if self._encoding is None else extrapolated(*self._encoding, micro_batch)
+
+    def trained(self, *engines: str) -> Trained:
+        """The parameters of these engines, with what the optimizer keeps of them."""
+        sizes = [size for engine in engines for size in self.sizes[engine].values()]
+        return Trained.of(sizes, len(self._optimizer.averages), self._optimizer.moment_bytes)
+
+    @property
+    def kinds(self) -> int:
+        """Tensors that a checkpoint keeps of each parameter."""
+        return len(self._optimizer.kinds)
 
     @property
     def elements(self) -> int:
@@ -91,9 +104,8 @@ def count(config: DictConfig) -> Counted:
         return count_training(model, lambda: model(z_t, t, given(batch), condition).float().square().mean())
 
     frozen_elements = sum(p.numel() for part in (first_stage, frozen) for p in part.parameters())
-    return Counted(
-        sizes, frozen_elements + looked_at, len(config.optimizer.averages), (train(1), train(2)), (encode(1), encode(2))
-    )
+    optimizer = build_optimizer(config, [torch.zeros(1)])
+    return Counted(sizes, frozen_elements + looked_at, optimizer, (train(1), train(2)), (encode(1), encode(2)))
 
 
 def images(batch: int, size: int, dtype: torch.dtype) -> Tensor:
@@ -139,7 +151,8 @@ def _count_first_stage(
         return joined(of_model, count_training(discriminator, judge))
 
     kept = sum(p.numel() for part in (discriminator, perceptual) if part is not None for p in part.parameters())
-    return Counted(sizes, looked_at + kept, len(config.optimizer.averages), (train(1), train(2)), None)
+    optimizer = build_optimizer(config, [torch.zeros(1)])
+    return Counted(sizes, looked_at + kept, optimizer, (train(1), train(2)), None)
 
 
 def joined(first: Pass, second: Pass) -> Pass:

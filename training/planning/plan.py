@@ -14,7 +14,6 @@ from training.planning.batches import Choice, Room, choice_of, micro_batches, ne
 from training.planning.cluster import Cluster
 from training.planning.communication import Step, Traffic, step_of, traffic
 from training.planning.costs import Checkpointing, Reading, bytes_read_per_sample
-from training.planning.memory import Trained
 from training.planning.passes import Counted, count
 
 SIMULATED = (8, 16, 32, 64, 128, 256, 512, 1024)
@@ -78,7 +77,7 @@ def make_plan(config: DictConfig, cluster: Cluster) -> Plan:
     ]
     fitting = [c for c in choices if c.stage == settings.zero_stage and room.holds(c.parts)]
     chosen = max(fitting, key=lambda c: c.micro_batch, default=None)
-    checkpointing = Checkpointing(counted.elements, counted.averages, cluster.nodes, assume.write_bytes_per_second)
+    checkpointing = Checkpointing(counted.elements, counted.kinds, cluster.nodes, assume.write_bytes_per_second)
     if chosen is None:
         return Plan(config, cluster, counted, room, batch, choices, None, None, [], [], [], checkpointing, None)
     clock = Clock(config, counted, settings)
@@ -124,9 +123,7 @@ class Clock:
         self.counted = counted
         self.settings = settings
         self.utilisation = config.assume.utilisation
-        self.trained = Trained.of(
-            [size for sizes in counted.sizes.values() for size in sizes.values()], counted.averages
-        )
+        self.trained = counted.trained(*counted.sizes)
 
     def seconds(self, cluster: Cluster, micro_batch: int) -> tuple[float, float]:
         """Computing of one micro-batch: everything, and the passes of what is trained alone."""

@@ -23,7 +23,7 @@ def test_small_blocks_waste_less() -> None:
 
 
 def test_no_interval_loses_less_than_the_best() -> None:
-    saving = Checkpointing(10**9, 1, 4, 1e9)
+    saving = Checkpointing(10**9, 4, 4, 1e9)
     assert saving.size == 16e9
     assert saving.seconds == pytest.approx(4)
     failures = 86_400.0
