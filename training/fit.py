@@ -31,10 +31,11 @@ from training.compose import CONFIG_FOLDER
 from training.dataset import held_out_samples, note_data, training_sources
 from training.distributed import Distributed
 from training.instruments import build_instruments
-from training.loop import Monitor, TrainState, fit
+from training.loop import Monitor, NonFiniteStep, TrainState, fit
 from training.monitors import AutoencoderMonitor, DiffusionMonitor
 from training.preemption import StopRequest
-from training.retention import Retention
+from training.replay_file import leave_replay
+from training.retention import Best, Retention
 from training.starts import START_VARIABLE, note_training
 from training.tasks import Task
 from training.tasks.autoencoder import AutoencoderTask
@@ -58,9 +59,7 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
     loader = build_loader(config, sources, storage, ranks)
     held_out = held_out_samples(config, storage)
     task = build_task(config, ranks)
-    checkpoints = Checkpoints(
-        folder / "checkpoints", ranks, Retention(config.checkpoint.keep, config.checkpoint.keep_every)
-    )
+    checkpoints = Checkpoints(folder / "checkpoints", ranks, retention_of(config))
     state = restore_or_begin(config, task, loader, checkpoints, ranks)
     start = int(os.environ.get(START_VARIABLE, 0))
     if ranks.is_main:
@@ -96,12 +95,21 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
         if finished:
             finish(monitor, folder, state.step, ranks)
         failed = False
+    except NonFiniteStep as failure:
+        raise leave_replay(folder, config, task, state, failure, ranks) from None
     finally:
         instruments.tracker.close(failed)
     if ranks.is_main:
         log.info("%s", in_words(account(folder)))
         log.info("report: %s", write_report(folder))
     return finished
+
+
+def retention_of(config: DictConfig) -> Retention:
+    """Which checkpoints stay."""
+    settings = config.checkpoint
+    best = None if settings.keep_best is None else Best(settings.keep_best.metric, settings.keep_best.mode)
+    return Retention(settings.keep, settings.keep_every, best)
 
 
 def restore_or_begin(
@@ -114,6 +122,8 @@ def restore_or_begin(
             estimate_latent_scale(task, loader)
         return TrainState()
     task.load_extra_state(manifest.extra)
+    if (guard := task.engines["model"].guard) is not None and (spikes := manifest.extra.get("loss_spikes")):
+        guard.load_state(spikes)
     if ranks.is_main:
         log.info("going on from step %d of %d", manifest.step, config.steps)
     return TrainState(manifest.step, manifest.images_seen, Counter(manifest.extra["bad_samples"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import Counter
@@ -25,6 +26,8 @@ from training.schedule import LearningRate
 from training.tasks import Task
 from training.watchdog import Watchdog
 
+log = logging.getLogger(__name__)
+
 LOOK_SECONDS = 0.01
 """A look that took less wasn't one: monitors are asked at every step, and mostly have nothing to do."""
 
@@ -47,7 +50,23 @@ class TrainState:
 
 
 class NonFiniteStep(Exception):
-    """Loss or gradient of a step is infinite or not a number; names the step and the samples. Nothing was updated."""
+    """Loss or gradient of a step is infinite or not a number; names the step and the samples.
+
+    micro_batches: of each rank in turn, each with its loss and its samples' numbers. untouched: nothing was updated; of
+    several engines, those that come before the one at fault may have been.
+    """
+
+    def __init__(
+        self, message: str, step: int, micro_batches: list[list[tuple[float, list[int]]]], untouched: bool
+    ) -> None:
+        super().__init__(message)
+        self.step = step
+        self.micro_batches = micro_batches
+        self.untouched = untouched
+
+    def with_remedy(self, remedy: str) -> NonFiniteStep:
+        """The same, with another sentence on what to do."""
+        return NonFiniteStep(f"{self}. {remedy}", self.step, self.micro_batches, self.untouched)
 
 
 def fit(
@@ -75,14 +94,19 @@ def fit(
         tracker.log(0, {"images_seen": 0, "time": time.time()} | look(monitor, 0, watchdog))
     progress = Progress("train", steps, state.step, shown=ranks.is_main)
     while state.step < steps:
+        updates = [engine.updates for engine in task.engines.values()]
         try:
             with meter.step():
                 metrics = task.train_step(watched, state.step, learning_rate.at(state.step, steps))
         except NonFiniteUpdate as error:
             checkpoints.finish()
-            failure = non_finite_step(ranks, state.step, error, watched)
+            untouched = updates == [engine.updates for engine in task.engines.values()]
+            failure = non_finite_step(ranks, state.step, error, watched, untouched)
             instruments.alerts.raise_alarm(NON_FINITE, str(failure))
             raise failure from None
+        guard, left_out = task.engines["model"].guard, task.engines["model"].left_out
+        if left_out is not None:
+            name_left_out(ranks, state.step, left_out, watched)
         metrics |= meter.details(state.step + 1)
         row, bad, stopping = agree(ranks, metrics, watched, meter, state.step + 1, global_batch, stop)
         checkpoints.check()
@@ -98,11 +122,13 @@ def fit(
         }
         if (norm := task.engines["model"].gradient_norm()) is not None:
             row["train/gradient_norm"] = norm
+        if guard is not None:
+            row["train/skipped_updates"] = guard.left_out
         row |= account(state.images_seen) | checkpoints.newest
         row |= {f"data/bad/{reason}": count for reason, count in state.bad_samples.items()}
         row |= look(monitor, state.step, watchdog)
         if stopping or state.step == steps or state.step % checkpoint_every == 0:
-            extra = task.extra_state() | {"bad_samples": dict(state.bad_samples)}
+            extra = numbers_kept(task, state) | checkpoints.retention.measured(row)
             with watchdog.paused():
                 row["checkpoint/stall_seconds"] = checkpoints.save(
                     task.engines, state.step, state.images_seen, extra, before_it_counts=tracker.flush
@@ -111,6 +137,8 @@ def fit(
         tracker.log(state.step, row)
         progress.advance(row)
         instruments.alerts.look(state.step, row)
+        if guard is not None:
+            guard.check()
         if stopping:
             break
     with watchdog.paused():
@@ -118,6 +146,13 @@ def fit(
     finished = state.step == steps
     progress.close("done" if finished else f"stopped by {stop.received.name if stop.received else 'another rank'}")
     return finished
+
+
+def numbers_kept(task: Task, state: TrainState) -> dict[str, Any]:
+    """What a checkpoint's manifest keeps beside the engines' tensors."""
+    guard = task.engines["model"].guard
+    spikes = {} if guard is None else {"loss_spikes": guard.state()}
+    return task.extra_state() | {"bad_samples": dict(state.bad_samples)} | spikes
 
 
 def look(monitor: Monitor, step: int, watchdog: Watchdog) -> dict[str, float]:
@@ -161,7 +196,9 @@ class WatchedBatches:
         self.numbers, self.bad = [], Counter()
 
 
-def non_finite_step(ranks: Distributed, step: int, error: NonFiniteUpdate, watched: WatchedBatches) -> NonFiniteStep:
+def non_finite_step(
+    ranks: Distributed, step: int, error: NonFiniteUpdate, watched: WatchedBatches, untouched: bool
+) -> NonFiniteStep:
     """The error that names the samples: those of the micro-batches at fault, or all of the step. A collective."""
     everyone = ranks.gather_objects(list(zip(error.losses, watched.numbers, strict=True)))
     found = [(loss, numbers) for micro_batches in everyone for loss, numbers in micro_batches]
@@ -171,10 +208,20 @@ def non_finite_step(ranks: Distributed, step: int, error: NonFiniteUpdate, watch
         found = [(loss, numbers) for loss, numbers in found if not math.isfinite(loss)]
         what = f"loss is {found[0][0]}"
     samples = sorted(number for _, numbers in found for number in numbers)
-    return NonFiniteStep(
-        f"{what} in step {step}, on samples {samples}; the step was not made, and the newest checkpoint is of before. "
+    made = "the step was not made" if untouched else "only a part of the step's updates was made"
+    message = (
+        f"{what} in step {step}, on samples {samples}; {made}, and the newest checkpoint is of before. "
         "Look at these samples, or lower learning_rate.base or engine.clip_norm"
     )
+    return NonFiniteStep(message, step, everyone, untouched)
+
+
+def name_left_out(ranks: Distributed, step: int, reason: str, watched: WatchedBatches) -> None:
+    """Tells in the log which samples an update was left out for. A collective."""
+    everyone = ranks.gather_objects([number for numbers in watched.numbers for number in numbers])
+    if ranks.is_main:
+        samples = sorted(number for numbers in everyone for number in numbers)
+        log.warning("the update of step %d is left out: %s; samples %s", step, reason, samples)
 
 
 def agree(
