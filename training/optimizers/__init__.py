@@ -55,7 +55,7 @@ class Optimizer(torch.optim.Optimizer, ABC):
         self._leave_out = leave_out
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update, then the averages'."""
         if self._leave_out is not None and self._leave_out():
             return

@@ -28,7 +28,9 @@ class AdamW(Optimizer, torch.optim.AdamW):
         weight_decay: float = 0.01,
         averages: Mapping[str, DecayRule] = ONE_AVERAGE,
     ) -> None:
-        super().__init__(parameters, lr=learning_rate, betas=tuple(betas), weight_decay=weight_decay, fused=True)
+        super().__init__(
+            parameters, lr=learning_rate, betas=(betas[0], betas[1]), weight_decay=weight_decay, fused=True
+        )
         self.averages = dict(averages)
 
     @torch.no_grad()
