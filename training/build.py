@@ -24,7 +24,7 @@ from training.data_sources import sources_of
 from training.decay_groups import decay_groups
 from training.distributed import Distributed
 from training.engine import Engine
-from training.loss_spikes import SpikeGuard
+from training.loss_spikes import ROLL_BACK, SpikeGuard
 from training.modules import ReconstructionModule, build_modules
 from training.tasks import Task
 from training.tasks.autoencoder import AutoencoderTask
@@ -104,7 +104,8 @@ def build_guard(config: DictConfig) -> SpikeGuard | None:
     settings = config.loss_spike
     if settings.action is None:
         return None
-    return SpikeGuard(settings.loss, settings.gradient_norm, settings.window, settings.most_in_a_row)
+    rolls_back = settings.action == ROLL_BACK
+    return SpikeGuard(settings.loss, settings.gradient_norm, settings.window, settings.most_in_a_row, rolls_back)
 
 
 def steps_of_accumulation(config: DictConfig, world: int) -> int:

@@ -19,6 +19,7 @@ from training.checkpoint import Checkpoints
 from training.distributed import Distributed
 from training.engine import NonFiniteUpdate
 from training.instruments import Instruments
+from training.loss_spikes import RollBack
 from training.meter import Meter
 from training.preemption import StopRequest
 from training.progress import Progress
@@ -42,11 +43,22 @@ class Monitor(Protocol):
 
 @dataclass
 class TrainState:
-    """Where the run is, and what was wrong with its samples so far, by reason. All else follows from the step."""
+    """Where the run is, and what was wrong with its samples so far, by reason. All else follows from the step.
+
+    batches_left_out: whole steps' samples that it went past without training on them, as it went back `roll_backs`
+    times to a checkpoint from before a spike.
+    """
 
     step: int = 0
     images_seen: int = 0
     bad_samples: Counter[str] = field(default_factory=Counter)
+    batches_left_out: int = 0
+    roll_backs: int = 0
+
+    @property
+    def batch(self) -> int:
+        """Whose samples the next step takes, those of the numbers [batch · G, (batch + 1) · G)."""
+        return self.step + self.batches_left_out
 
 
 class NonFiniteStep(Exception):
@@ -86,6 +98,7 @@ def fit(
 ) -> bool:
     """Trains from `state` to `steps`; returns False when it was asked to stop before. Ends on a checkpoint.
 
+    Raises NonFiniteStep, LossSpikes, and RollBack where a spike sends the run back to its newest checkpoint.
     account: metrics of what the first n samples of the run were, `Loader.account`.
     """
     tracker, meter, watchdog = instruments.tracker, instruments.meter, instruments.watchdog
@@ -107,6 +120,10 @@ def fit(
         guard, left_out = task.engines["model"].guard, task.engines["model"].left_out
         if left_out is not None:
             name_left_out(ranks, state.step, left_out, watched)
+            if guard is not None and guard.rolls_back:
+                checkpoints.finish()
+                if checkpoints.newest:
+                    raise RollBack
         metrics |= meter.details(state.step + 1)
         row, bad, stopping = agree(ranks, metrics, watched, meter, state.step + 1, global_batch, stop)
         checkpoints.check()
@@ -124,7 +141,9 @@ def fit(
             row["train/gradient_norm"] = norm
         if guard is not None:
             row["train/skipped_updates"] = guard.left_out
-        row |= account(state.images_seen) | checkpoints.newest
+        if state.roll_backs:
+            row |= {"train/roll_backs": state.roll_backs, "train/batches_left_out": state.batches_left_out}
+        row |= account(state.images_seen + state.batches_left_out * global_batch) | checkpoints.newest
         row |= {f"data/bad/{reason}": count for reason, count in state.bad_samples.items()}
         row |= look(monitor, state.step, watchdog)
         if stopping or state.step == steps or state.step % checkpoint_every == 0:
@@ -152,6 +171,8 @@ def numbers_kept(task: Task, state: TrainState) -> dict[str, Any]:
     """What a checkpoint's manifest keeps beside the engines' tensors."""
     guard = task.engines["model"].guard
     spikes = {} if guard is None else {"loss_spikes": guard.state()}
+    if state.roll_backs:
+        spikes |= {"batches_left_out": state.batches_left_out, "roll_backs": state.roll_backs}
     return task.extra_state() | {"bad_samples": dict(state.bad_samples)} | spikes
 
 

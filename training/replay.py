@@ -147,7 +147,7 @@ def replay(file: ReplayFile, folder: Path, settings: DictConfig, ranks: Distribu
         if manifest is None:
             raise CheckpointError(f"{folder} has no checkpoint: the weights of step {file.step} are gone")
         task.load_extra_state(manifest.extra)
-        watched = WatchedBatches(stack.enter_context(contextlib.closing(loader.batches(file.step))))
+        watched = WatchedBatches(stack.enter_context(contextlib.closing(loader.batches(file.batch))))
         learning_rate = instantiate(settings.learning_rate).at(file.step, settings.steps)
         watch = stack.enter_context(FirstNonFinite(parts_of(task)))
         error = None

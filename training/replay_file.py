@@ -32,13 +32,14 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class ReplayFile:
-    """A step that could not be made.
+    """A step that could not be made, on the samples of a batch (TrainState.batch).
 
     error: what was said of it. micro_batches: of each rank in turn, each with its loss and its global sample numbers.
     threads: that each rank computed with. settings: the run's, composed.
     """
 
     step: int
+    batch: int
     error: str
     micro_batches: list[list[tuple[float, list[int]]]]
     threads: int
@@ -87,7 +88,7 @@ def leave_replay(
     target = folder / REPLAYS / folder_name(failure.step)
     settings = OmegaConf.to_container(config, resolve=True)
     assert isinstance(settings, dict)
-    told = ReplayFile(failure.step, str(failure), failure.micro_batches, torch.get_num_threads(), settings)  # type: ignore[arg-type]
+    told = ReplayFile(failure.step, state.batch, str(failure), failure.micro_batches, torch.get_num_threads(), settings)  # type: ignore[arg-type]
 
     def write() -> None:
         (target / FILE).write_text(told.to_json() + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,17 +14,19 @@ from torch import nn
 
 from data.batch import Batch
 from tests.training.conftest import OnRanks
-from tests.training.runs import train
+from tests.training.runs import composed, train
 from tests.training.test_laws import on_one_and_two
 from training.checkpoint_files import Reader
 from training.distributed import Distributed
 from training.engine import Engine
 from training.engine_settings import EngineSettings
+from training.fit import train_and_report
 from training.loss_spikes import LossSpikes, SpikeGuard
 from training.optimizers.adamw import AdamW
 from training.tasks.diffusion import DiffusionTask
 
 STAGES = (0, 1, 2, 3)
+ORIGINAL = DiffusionTask.losses
 SKIP = ["loss_spike.action=skip", "loss_spike.window=2"]
 
 
@@ -51,6 +54,13 @@ def test_too_many_in_a_row_are_an_error() -> None:
     guard.judge(3.0, 1.0)
     with pytest.raises(LossSpikes, match=r"loss_spike\.most_in_a_row=2: 3 updates in a row"):
         guard.check()
+
+
+def test_too_many_returns_to_one_checkpoint_are_an_error() -> None:
+    guard = SpikeGuard(2.0, None, window=1, most_in_a_row=2, rolls_back=True)
+    guard.check(roll_backs=2)
+    with pytest.raises(LossSpikes, match="went back to the same checkpoint 3 times"):
+        guard.check(roll_backs=3)
 
 
 def test_a_guard_that_is_restored_judges_on() -> None:
@@ -176,3 +186,62 @@ def test_a_run_leaves_out_spikes_on_any_number_of_ranks_and_after_a_restart(
             for kind, values in found[f"{one} state"].items():
                 assert torch.equal(values, found[f"{other} state"][kind]), (one, kind)
     torch.testing.assert_close(both[1]["losses"], both[2]["losses"], rtol=1e-4, atol=0)
+
+
+def rolled_back(ranks: Distributed, overrides: list[str], folder: Path) -> dict[str, Any]:
+    """A run to step 6 with a spike in the batch 3, whose samples are 24 to 31; straight, and started thrice."""
+    settings = ["batch.micro_size=2", "checkpoint.every=2", "loss_spike.action=roll_back", "loss_spike.window=2"]
+    seen: list[int] = []
+
+    def losses(task: DiffusionTask, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.extend(batch.numbers.tolist())
+        return spiked(ORIGINAL, [25], task, batch)
+
+    found: dict[str, Any] = {}
+    for name, ends in (("straight", [6]), ("interrupted", [2, 4, 6])):
+        place = folder / name
+        place.mkdir(parents=True, exist_ok=True)
+        with mock.patch.object(DiffusionTask, "losses", losses):
+            for end in ends:
+                config = composed(
+                    [
+                        *overrides,
+                        *settings,
+                        "run.name=test",
+                        f"run.folder={place}",
+                        f"steps={end}",
+                        "monitor.every=1000",
+                    ]
+                )
+                assert train_and_report(config, ranks)
+        rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+        reader = Reader(place / "checkpoints" / "step-00000006")
+        names, extra = reader.manifest.engines["model"].parameters, reader.manifest.extra
+        found[name] = {
+            "samples": list(seen),
+            "steps": [row["step"] for row in rows],
+            "losses": [row["train/loss"] for row in rows[1:]],
+            "counted": [(row.get("train/roll_backs", 0), row.get("train/batches_left_out", 0)) for row in rows],
+            "updates": reader.manifest.engines["model"].updates,
+            "extra": (extra["batches_left_out"], extra["roll_backs"]),
+            "state": torch.cat([reader.tensor("model", k, n).view(-1) for k in reader.manifest.kinds for n in names]),
+        }
+        seen.clear()
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_goes_back_before_a_spike_and_on_with_the_samples_after_it(
+    tiny_diffusion: list[str], tmp_path: Path, on_ranks: OnRanks
+) -> None:
+    both = on_one_and_two(on_ranks, rolled_back, [tiny_diffusion], tmp_path)
+    for found in both.values():
+        straight, interrupted = found["straight"], found["interrupted"]
+        assert straight["steps"] == interrupted["steps"] == [0, 1, 2, 3, 4, 5, 6]
+        assert straight["counted"] == interrupted["counted"] == [(0, 0)] * 3 + [(1, 2)] * 4
+        assert straight["extra"] == interrupted["extra"] == (2, 1)
+        assert straight["updates"] == interrupted["updates"] == 6
+        assert straight["losses"] == interrupted["losses"]
+        assert torch.equal(straight["state"], interrupted["state"])
+    assert both[1]["straight"]["samples"] == list(range(8 * 8)), "the steps 2 and 3 once more, on the batches 4 and 5"
+    torch.testing.assert_close(both[1]["straight"]["losses"], both[2]["straight"]["losses"], rtol=1e-4, atol=0)

@@ -35,7 +35,7 @@ def left_file() -> ReplayFile:
     """Of two ranks with two micro-batches each."""
     micro_batches = [[(0.1, [0, 1]), (math.nan, [4, 5])], [(0.3, [2, 3]), (-math.inf, [6, 7])]]
     settings = {"run": {"seed": 3, "folder": "elsewhere"}, "engine": {"precision": "bf16"}}
-    return ReplayFile(7, "loss is nan", micro_batches, 1, settings)
+    return ReplayFile(7, 9, "loss is nan", micro_batches, 1, settings)
 
 
 def test_a_replay_file_says_what_was_written_to_it(tmp_path: Path) -> None:
