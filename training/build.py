@@ -21,8 +21,10 @@ from models.perceptual import PerceptualLoss
 from models.prediction import PREDICTIONS
 from training.components import build_optimizer
 from training.data_sources import sources_of
+from training.decay_groups import decay_groups
 from training.distributed import Distributed
 from training.engine import Engine
+from training.loss_spikes import ROLL_BACK, SpikeGuard
 from training.modules import ReconstructionModule, build_modules
 from training.tasks import Task
 from training.tasks.autoencoder import AutoencoderTask
@@ -84,9 +86,26 @@ def build_task(config: DictConfig, ranks: Distributed) -> Task:
 
 def build_engine(config: DictConfig, module: nn.Module, ranks: Distributed) -> Engine:
     """One module behind DeepSpeed with its optimizer."""
-    optimizer = build_optimizer(config, [p for p in module.parameters() if p.requires_grad])
+    optimizer = build_optimizer(config, decay_groups(module, config.optimizer.no_decay))
     accumulation = steps_of_accumulation(config, ranks.world)
-    return Engine(module, instantiate(config.engine), optimizer, config.batch.micro_size, accumulation, ranks.world)
+    return Engine(
+        module,
+        instantiate(config.engine),
+        optimizer,
+        config.batch.micro_size,
+        accumulation,
+        ranks.world,
+        build_guard(config),
+    )
+
+
+def build_guard(config: DictConfig) -> SpikeGuard | None:
+    """What has updates left out, if anything does."""
+    settings = config.loss_spike
+    if settings.action is None:
+        return None
+    rolls_back = settings.action == ROLL_BACK
+    return SpikeGuard(settings.loss, settings.gradient_norm, settings.window, settings.most_in_a_row, rolls_back)
 
 
 def steps_of_accumulation(config: DictConfig, world: int) -> int:

@@ -18,6 +18,7 @@ from training.engine_checks import check_engine
 from training.engine_settings import COMPILE_MODES, PRECISIONS, STAGES
 from training.errors import ConfigurationError
 from training.planning.cluster import FOLDER as GPUS
+from training.policy_checks import check_keep_best, check_loss_spike
 from training.schedule import DECAYS
 from training.tracker import MODES, X_AXES
 
@@ -44,7 +45,7 @@ WHOLE_NUMBERS = {
     **dict.fromkeys(("monitor.every", "monitor.sampler_steps", "monitor.final_sampler_steps", "monitor.pictures"), 1),
     **dict.fromkeys(("run.seed", "data.workers", "learning_rate.warmup_steps"), 0),
     "task.adversary_start": 0,
-    "run.max_failures": 1,
+    **dict.fromkeys(("run.max_failures", "loss_spike.window", "loss_spike.most_in_a_row"), 1),
     **dict.fromkeys(("tracker.detail_every", "alerts.window"), 1),
 }
 """Settings that are whole numbers, and the least that each may be."""
@@ -105,6 +106,8 @@ def check_settings(config: DictConfig, world: int) -> None:
     if side is not None and (not isinstance(side, int) or isinstance(side, bool) or side < size):
         remedy = f"it must be a whole number of at least data.image_size={size}, or null"
         raise ConfigurationError("data.scaled_side", side, remedy)
+    check_loss_spike(config)
+    check_keep_best(config)
     _watchdog_is_patient(config)
     _latents_can_be(config)
     check_engine(config)

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from evaluation.weights import WeightsError
+from training.compose import choices
 from training.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    import torch
-
     from training.optimizers import Optimizer
 
 
@@ -26,10 +25,21 @@ def component(config: DictConfig, key: str) -> Any:
         return instantiate(OmegaConf.select(config, key))
 
 
-def build_optimizer(config: DictConfig, parameters: Iterable[torch.Tensor]) -> Optimizer:
-    """The configured optimizer of these parameters. Raises ConfigurationError when it can't be made."""
+def build_optimizer(config: DictConfig, parameters: Iterable[Any]) -> Optimizer:
+    """The configured optimizer of these parameters, or groups of them (training.decay_groups).
+
+    Raises ConfigurationError when it can't be made, or is none.
+    """
+    from training.optimizers import Optimizer
+
+    settings = config.optimizer.copy()
+    with open_dict(settings):
+        del settings.no_decay  # which the groups are made by
     with explained(config, "optimizer"):
-        optimizer: Optimizer = instantiate(config.optimizer, parameters, config.learning_rate.base, _convert_="all")
+        optimizer = instantiate(settings, parameters, config.learning_rate.base, _convert_="all")
+    if not isinstance(optimizer, Optimizer):
+        remedy = f"it keeps no averages of the weights; choose optimizer={' or '.join(choices('optimizer'))}"
+        raise ConfigurationError("optimizer._target_", config.optimizer._target_, remedy)
     return optimizer
 
 

@@ -23,6 +23,7 @@ from training.checkpoint_files import AVERAGE
 from training.distributed import all_gather_by_broadcasts
 from training.engine_settings import EngineSettings
 from training.fragments import LAYOUTS, LocalFragment
+from training.loss_spikes import SpikeGuard
 from training.optimizers import Optimizer
 from training.stopwatch import Stopwatch, TimedCollectives
 
@@ -58,7 +59,7 @@ class Engine:
 
     Call it like the module. `backward` once for each of `accumulation` micro-batches and `step` after each; the
     weights change at the last. `times` are the parts "backward", "optimizer" and, on CPUs, "communication", which is
-    part of these two and, under ZeRO 3, of the forward pass.
+    part of these two and, under ZeRO 3, of the forward pass. guard: says which updates are left out, None: none.
     """
 
     def __init__(
@@ -69,9 +70,12 @@ class Engine:
         micro_batch: int,
         accumulation: int,
         world: int,
+        guard: SpikeGuard | None = None,
     ) -> None:
         # Names are taken before ZeRO 3 replaces the parameters' data.
         self._shapes = {name: list(p.shape) for name, p in module.named_parameters() if p.requires_grad}
+        decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+        self._decays: dict[str, float] = {n: decays[id(p)] for n, p in module.named_parameters() if p.requires_grad}
         if not torch.distributed.is_initialized():
             _become_a_group_of_one()
         if torch.distributed.get_backend() == "gloo":
@@ -90,7 +94,16 @@ class Engine:
             _time_collectives(self.times)
         self._optimizer = optimizer
         self.updates = 0
+        self.losses = torch.empty(0)
+        """This rank's micro-batches' at the last update, float32 [accumulation]."""
+        self.guard = guard
+        self.left_out: str | None = None
+        """Why the guard had the last update left out; None: it was made."""
         self._losses: list[torch.Tensor] = []  # of the micro-batches since the last update
+        self._norm: torch.Tensor | None = None  # of the gradient, where DeepSpeed doesn't tell
+        self._judged = False
+        if guard is not None:
+            optimizer.ask_before_steps(self._leaves_out)
         self._state = LAYOUTS[settings.zero_stage](
             self._engine.module, optimizer, self._zero, self._shapes, torch.distributed.get_rank()
         )
@@ -101,6 +114,12 @@ class Engine:
     def device(self) -> torch.device:
         """Where inputs belong."""
         return torch.device(self._engine.device)
+
+    @property
+    def module(self) -> nn.Module:
+        """What is trained, to be looked at: under ZeRO 3 its parameters are shards."""
+        module: nn.Module = self._engine.module
+        return module
 
     @property
     def dtype(self) -> torch.dtype:
@@ -162,7 +181,8 @@ class Engine:
         Over all ranks, the root of their ratio is ‖Δw‖ / ‖w‖ at every ZeRO stage; where every rank holds all weights,
         both are counted as often.
         """
-        return self._optimizer.update_squares((fragment.tensors for fragment in self.fragments()), self.updates)
+        fragments = ((fragment.tensors, self._decays[fragment.parameter]) for fragment in self.fragments())
+        return self._optimizer.update_squares(fragments, self.updates)
 
     def fragments(self) -> Iterator[LocalFragment]:
         """Yields what this rank holds of every parameter: fp32 weights, the optimizer's moments, averages."""
@@ -201,7 +221,9 @@ class Engine:
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
             return False
-        losses, self._losses = torch.stack(self._losses).float(), []
+        self.losses = losses = torch.stack(self._losses).float()
+        self._losses = []
+        self._judged, self.left_out = False, None
         if not self._finite_everywhere(losses):
             raise NonFiniteUpdate(losses.tolist(), loss_is_finite=False)
         for group in (*self._optimizer.param_groups, *self._zero.param_groups):
@@ -213,8 +235,23 @@ class Engine:
             finite = self._engine.was_step_applied()
         if not finite and self.settings.precision != "fp16":
             raise NonFiniteUpdate(losses.tolist(), loss_is_finite=True)
-        self.updates += finite
+        self.updates += finite and self.left_out is None
         return True
+
+    def _leaves_out(self) -> bool:
+        """Whether the guard has this update left out. The optimizer asks, once for each part of the weights, when all
+        that there is to judge by is known. A collective."""
+        assert self.guard is not None
+        if not self._judged:
+            loss = self.losses.mean()
+            deepspeed.comm.all_reduce(loss)
+            norm = self._zero._global_grad_norm if self._norm is None else self._norm
+            # The main rank's numbers, to the last bit, so that all ranks decide alike.
+            numbers = torch.tensor([float(loss) / torch.distributed.get_world_size(), float(norm)], device=self.device)
+            deepspeed.comm.broadcast(numbers, 0)
+            self.left_out = self.guard.judge(*numbers.tolist())
+            self._judged = True
+        return self.left_out is not None
 
     def _finite_everywhere(self, losses: torch.Tensor) -> bool:
         """Whether all losses of all ranks are. A loss may be infinite and its gradient finite."""
@@ -225,7 +262,8 @@ class Engine:
     def _gradient_is_finite(self) -> bool:
         """For ZeRO 0, where every rank holds the whole gradient."""
         gradients = [parameter.grad for _, parameter in self._state.named() if parameter.grad is not None]
-        return bool(torch.nn.utils.get_total_norm(gradients).isfinite())
+        self._norm = torch.nn.utils.get_total_norm(gradients)
+        return bool(self._norm.isfinite())
 
 
 def _time_collectives(times: Stopwatch) -> None:

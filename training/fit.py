@@ -26,15 +26,18 @@ from models.latent_diffusion import LatentDiffusion
 from models.noisy_classifier import NoisyClassifier
 from training.build import build_eval_model, build_loader, build_task
 from training.checkpoint import Checkpoints
+from training.checkpoint_files import Manifest
 from training.classifier_monitor import NoisyClassifierMonitor
 from training.compose import CONFIG_FOLDER
 from training.dataset import held_out_samples, note_data, training_sources
 from training.distributed import Distributed
 from training.instruments import build_instruments
-from training.loop import Monitor, TrainState, fit
+from training.loop import Monitor, NonFiniteStep, TrainState, fit
+from training.loss_spikes import RollBack
 from training.monitors import AutoencoderMonitor, DiffusionMonitor
 from training.preemption import StopRequest
-from training.retention import Retention
+from training.replay_file import leave_replay
+from training.retention import Best, Retention
 from training.starts import START_VARIABLE, note_training
 from training.tasks import Task
 from training.tasks.autoencoder import AutoencoderTask
@@ -58,9 +61,7 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
     loader = build_loader(config, sources, storage, ranks)
     held_out = held_out_samples(config, storage)
     task = build_task(config, ranks)
-    checkpoints = Checkpoints(
-        folder / "checkpoints", ranks, Retention(config.checkpoint.keep, config.checkpoint.keep_every)
-    )
+    checkpoints = Checkpoints(folder / "checkpoints", ranks, retention_of(config))
     state = restore_or_begin(config, task, loader, checkpoints, ranks)
     start = int(os.environ.get(START_VARIABLE, 0))
     if ranks.is_main:
@@ -68,11 +69,39 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
             note_training(folder, start, state.step)
         write_config(config, folder)
         note_data(sources, config.run.seed, folder, resumed=state.step > 0)
-    instruments = build_instruments(config, task.engines, ranks, start, state.step, loader.whereabouts)
+    while True:
+        try:
+            finished = _train_on(config, ranks, task, loader, held_out, checkpoints, state, start, stop)
+            break
+        except RollBack:
+            state = _before_spike(task, checkpoints, state, ranks)
+    if ranks.is_main:
+        log.info("%s", in_words(account(folder)))
+        log.info("report: %s", write_report(folder))
+    return finished
+
+
+def _train_on(
+    config: DictConfig,
+    ranks: Distributed,
+    task: Task,
+    loader: Loader,
+    held_out: Batch,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    start: int,
+    stop: StopRequest,
+) -> bool:
+    """Trains from `state` on, watched by instruments; False when it was asked to stop. Raises RollBack."""
+    folder = Path(config.run.folder)
+    left_out = state.batches_left_out
+    instruments = build_instruments(
+        config, task.engines, ranks, start, state.step, lambda step: loader.whereabouts(step + left_out)
+    )
     failed = True
     try:
         monitor = build_monitor(folder, config, task, held_out, ranks, instruments.tracker)
-        with contextlib.closing(loader.batches(state.step)) as batches, instruments.watchdog:
+        with contextlib.closing(loader.batches(state.batch)) as batches, instruments.watchdog:
             finished = fit(
                 task,
                 batches,
@@ -96,12 +125,41 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
         if finished:
             finish(monitor, folder, state.step, ranks)
         failed = False
+    except NonFiniteStep as failure:
+        raise leave_replay(folder, config, task, state, failure, ranks) from None
+    except RollBack:
+        failed = False
+        raise
     finally:
         instruments.tracker.close(failed)
-    if ranks.is_main:
-        log.info("%s", in_words(account(folder)))
-        log.info("report: %s", write_report(folder))
     return finished
+
+
+def _before_spike(task: Task, checkpoints: Checkpoints, spike: TrainState, ranks: Distributed) -> TrainState:
+    """The newest checkpoint's state, which the engines get, to go on from with the samples after those of `spike`.
+
+    A collective. Raises LossSpikes where it was gone back to too often.
+    """
+    manifest = checkpoints.restore_newest(task.engines)
+    guard = task.engines["model"].guard
+    assert manifest is not None and guard is not None
+    state = _state_of(manifest, task)
+    guard.check(spike.roll_backs + 1 - state.roll_backs)
+    state.roll_backs = spike.roll_backs + 1
+    state.batches_left_out = spike.batch + 1 - state.step
+    if ranks.is_main:
+        log.warning(
+            "back from step %d to step %d, and on with batch %d; left out so far: %d",
+            *(spike.step, state.step, state.batch, state.batches_left_out),
+        )
+    return state
+
+
+def retention_of(config: DictConfig) -> Retention:
+    """Which checkpoints stay."""
+    settings = config.checkpoint
+    best = None if settings.keep_best is None else Best(settings.keep_best.metric, settings.keep_best.mode)
+    return Retention(settings.keep, settings.keep_every, best)
 
 
 def restore_or_begin(
@@ -113,10 +171,19 @@ def restore_or_begin(
         if isinstance(task, LatentTask) and config.first_stage.scale is None:
             estimate_latent_scale(task, loader)
         return TrainState()
-    task.load_extra_state(manifest.extra)
     if ranks.is_main:
         log.info("going on from step %d of %d", manifest.step, config.steps)
-    return TrainState(manifest.step, manifest.images_seen, Counter(manifest.extra["bad_samples"]))
+    return _state_of(manifest, task)
+
+
+def _state_of(manifest: Manifest, task: Task) -> TrainState:
+    """Where the run was when the checkpoint was saved; the task gets its part of it."""
+    extra = manifest.extra
+    task.load_extra_state(extra)
+    if (guard := task.engines["model"].guard) is not None and (spikes := extra.get("loss_spikes")):
+        guard.load_state(spikes)
+    left_out, roll_backs = extra.get("batches_left_out", 0), extra.get("roll_backs", 0)
+    return TrainState(manifest.step, manifest.images_seen, Counter(extra["bad_samples"]), left_out, roll_backs)
 
 
 def build_monitor(

@@ -59,10 +59,14 @@ def exit_status(error: Exception) -> int | None:
     from evaluation.weights import WeightsError
     from training.checkpoint_files import CheckpointError, CheckpointNotWritten
     from training.loop import NonFiniteStep
+    from training.loss_spikes import LossSpikes
 
     if isinstance(error, StoreUnavailable | CheckpointNotWritten):
         return OUTAGE_STATUS
-    foreseen = (ConfigurationError, DataError, EvaluationError, WeightsError, CheckpointError, NonFiniteStep)
+    foreseen = (
+        *(ConfigurationError, DataError, EvaluationError, WeightsError, CheckpointError),
+        *(NonFiniteStep, LossSpikes),
+    )
     return 2 if isinstance(error, foreseen) else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import Counter
@@ -18,12 +19,15 @@ from training.checkpoint import Checkpoints
 from training.distributed import Distributed
 from training.engine import NonFiniteUpdate
 from training.instruments import Instruments
+from training.loss_spikes import RollBack
 from training.meter import Meter
 from training.preemption import StopRequest
 from training.progress import Progress
 from training.schedule import LearningRate
 from training.tasks import Task
 from training.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.01
 """A look that took less wasn't one: monitors are asked at every step, and mostly have nothing to do."""
@@ -39,15 +43,42 @@ class Monitor(Protocol):
 
 @dataclass
 class TrainState:
-    """Where the run is, and what was wrong with its samples so far, by reason. All else follows from the step."""
+    """Where the run is, and what was wrong with its samples so far, by reason. All else follows from the step.
+
+    batches_left_out: whole steps' samples that it went past without training on them, as it went back `roll_backs`
+    times to a checkpoint from before a spike.
+    """
 
     step: int = 0
     images_seen: int = 0
     bad_samples: Counter[str] = field(default_factory=Counter)
+    batches_left_out: int = 0
+    roll_backs: int = 0
+
+    @property
+    def batch(self) -> int:
+        """Whose samples the next step takes, those of the numbers [batch · G, (batch + 1) · G)."""
+        return self.step + self.batches_left_out
 
 
 class NonFiniteStep(Exception):
-    """Loss or gradient of a step is infinite or not a number; names the step and the samples. Nothing was updated."""
+    """Loss or gradient of a step is infinite or not a number; names the step and the samples.
+
+    micro_batches: of each rank in turn, each with its loss and its samples' numbers. untouched: nothing was updated; of
+    several engines, those that come before the one at fault may have been.
+    """
+
+    def __init__(
+        self, message: str, step: int, micro_batches: list[list[tuple[float, list[int]]]], untouched: bool
+    ) -> None:
+        super().__init__(message)
+        self.step = step
+        self.micro_batches = micro_batches
+        self.untouched = untouched
+
+    def with_remedy(self, remedy: str) -> NonFiniteStep:
+        """The same, with another sentence on what to do."""
+        return NonFiniteStep(f"{self}. {remedy}", self.step, self.micro_batches, self.untouched)
 
 
 def fit(
@@ -67,6 +98,7 @@ def fit(
 ) -> bool:
     """Trains from `state` to `steps`; returns False when it was asked to stop before. Ends on a checkpoint.
 
+    Raises NonFiniteStep, LossSpikes, and RollBack where a spike sends the run back to its newest checkpoint.
     account: metrics of what the first n samples of the run were, `Loader.account`.
     """
     tracker, meter, watchdog = instruments.tracker, instruments.meter, instruments.watchdog
@@ -75,14 +107,23 @@ def fit(
         tracker.log(0, {"images_seen": 0, "time": time.time()} | look(monitor, 0, watchdog))
     progress = Progress("train", steps, state.step, shown=ranks.is_main)
     while state.step < steps:
+        updates = [engine.updates for engine in task.engines.values()]
         try:
             with meter.step():
                 metrics = task.train_step(watched, state.step, learning_rate.at(state.step, steps))
         except NonFiniteUpdate as error:
             checkpoints.finish()
-            failure = non_finite_step(ranks, state.step, error, watched)
+            untouched = updates == [engine.updates for engine in task.engines.values()]
+            failure = non_finite_step(ranks, state.step, error, watched, untouched)
             instruments.alerts.raise_alarm(NON_FINITE, str(failure))
             raise failure from None
+        guard, left_out = task.engines["model"].guard, task.engines["model"].left_out
+        if left_out is not None:
+            name_left_out(ranks, state.step, left_out, watched)
+            if guard is not None and guard.rolls_back:
+                checkpoints.finish()
+                if checkpoints.newest:
+                    raise RollBack
         metrics |= meter.details(state.step + 1)
         row, bad, stopping = agree(ranks, metrics, watched, meter, state.step + 1, global_batch, stop)
         checkpoints.check()
@@ -98,11 +139,15 @@ def fit(
         }
         if (norm := task.engines["model"].gradient_norm()) is not None:
             row["train/gradient_norm"] = norm
-        row |= account(state.images_seen) | checkpoints.newest
+        if guard is not None:
+            row["train/skipped_updates"] = guard.left_out
+        if state.roll_backs:
+            row |= {"train/roll_backs": state.roll_backs, "train/batches_left_out": state.batches_left_out}
+        row |= account(state.images_seen + state.batches_left_out * global_batch) | checkpoints.newest
         row |= {f"data/bad/{reason}": count for reason, count in state.bad_samples.items()}
         row |= look(monitor, state.step, watchdog)
         if stopping or state.step == steps or state.step % checkpoint_every == 0:
-            extra = task.extra_state() | {"bad_samples": dict(state.bad_samples)}
+            extra = numbers_kept(task, state) | checkpoints.retention.measured(row)
             with watchdog.paused():
                 row["checkpoint/stall_seconds"] = checkpoints.save(
                     task.engines, state.step, state.images_seen, extra, before_it_counts=tracker.flush
@@ -111,6 +156,8 @@ def fit(
         tracker.log(state.step, row)
         progress.advance(row)
         instruments.alerts.look(state.step, row)
+        if guard is not None:
+            guard.check()
         if stopping:
             break
     with watchdog.paused():
@@ -118,6 +165,15 @@ def fit(
     finished = state.step == steps
     progress.close("done" if finished else f"stopped by {stop.received.name if stop.received else 'another rank'}")
     return finished
+
+
+def numbers_kept(task: Task, state: TrainState) -> dict[str, Any]:
+    """What a checkpoint's manifest keeps beside the engines' tensors."""
+    guard = task.engines["model"].guard
+    spikes = {} if guard is None else {"loss_spikes": guard.state()}
+    if state.roll_backs:
+        spikes |= {"batches_left_out": state.batches_left_out, "roll_backs": state.roll_backs}
+    return task.extra_state() | {"bad_samples": dict(state.bad_samples)} | spikes
 
 
 def look(monitor: Monitor, step: int, watchdog: Watchdog) -> dict[str, float]:
@@ -161,7 +217,9 @@ class WatchedBatches:
         self.numbers, self.bad = [], Counter()
 
 
-def non_finite_step(ranks: Distributed, step: int, error: NonFiniteUpdate, watched: WatchedBatches) -> NonFiniteStep:
+def non_finite_step(
+    ranks: Distributed, step: int, error: NonFiniteUpdate, watched: WatchedBatches, untouched: bool
+) -> NonFiniteStep:
     """The error that names the samples: those of the micro-batches at fault, or all of the step. A collective."""
     everyone = ranks.gather_objects(list(zip(error.losses, watched.numbers, strict=True)))
     found = [(loss, numbers) for micro_batches in everyone for loss, numbers in micro_batches]
@@ -171,10 +229,20 @@ def non_finite_step(ranks: Distributed, step: int, error: NonFiniteUpdate, watch
         found = [(loss, numbers) for loss, numbers in found if not math.isfinite(loss)]
         what = f"loss is {found[0][0]}"
     samples = sorted(number for _, numbers in found for number in numbers)
-    return NonFiniteStep(
-        f"{what} in step {step}, on samples {samples}; the step was not made, and the newest checkpoint is of before. "
+    made = "the step was not made" if untouched else "only a part of the step's updates was made"
+    message = (
+        f"{what} in step {step}, on samples {samples}; {made}, and the newest checkpoint is of before. "
         "Look at these samples, or lower learning_rate.base or engine.clip_norm"
     )
+    return NonFiniteStep(message, step, everyone, untouched)
+
+
+def name_left_out(ranks: Distributed, step: int, reason: str, watched: WatchedBatches) -> None:
+    """Tells in the log which samples an update was left out for. A collective."""
+    everyone = ranks.gather_objects([number for numbers in watched.numbers for number in numbers])
+    if ranks.is_main:
+        samples = sorted(number for numbers in everyone for number in numbers)
+        log.warning("the update of step %d is left out: %s; samples %s", step, reason, samples)
 
 
 def agree(

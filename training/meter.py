@@ -42,10 +42,11 @@ class Meter:
             yield
 
     def details(self, step: int) -> dict[str, torch.Tensor]:
-        """Metrics, as a task's, of the update that was step number `step`, where they are due."""
-        if not self._in_detail(step) or not self.engines["model"].updates:
+        """Metrics, as a task's, of the update that was step number `step`, where they are due and it was made."""
+        model = self.engines["model"]
+        if not self._in_detail(step) or not model.updates or model.left_out:
             return {}
-        return {"update_squares": self.engines["model"].update_squares()}
+        return {"update_squares": model.update_squares()}
 
     def share(self, wait_seconds: float) -> dict[str, Any]:
         """What this rank tells the others: seconds of its last step by part, and its peak memory in GiB.

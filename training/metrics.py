@@ -56,6 +56,16 @@ METRICS = (
         "",
         "‖Δw‖ / ‖w‖ of this update, all weights together, every tracker.detail_every steps",
     ),
+    Metric(
+        "train/skipped_updates",
+        "updates",
+        "Left out so far, as their loss or gradient was a spike",
+        "loss_spike.action",
+    ),
+    Metric(
+        "train/roll_backs", "times", "Back to a checkpoint of before, so far, as there was a spike", "loss_spike.action"
+    ),
+    Metric("train/batches_left_out", "steps", "Whose samples weren't trained on, as of these", "loss_spike.action"),
     Metric("train/ema_decay", "", "Share that the averaged weights kept of themselves at this update"),
     Metric("train/accuracy", "share", "Images whose label was found the likeliest", _CLASSIFIER),
     Metric("train/accuracy_decile_<k>", "share", "The same by tenths of the timesteps", _CLASSIFIER),

@@ -16,8 +16,10 @@ from models.prediction import PREDICTIONS, check_prediction
 from training.checkpoint_files import AVERAGE, BASE_KINDS
 from training.checks import neighbours
 from training.components import build_optimizer, component, explained
+from training.decay_groups import KINDS
 from training.errors import ConfigurationError
 from training.modules import WithoutInitialisation, parameter_shapes
+from training.policy_checks import check_no_decay
 
 if TYPE_CHECKING:
     from models.conditioners import Conditioner
@@ -39,6 +41,7 @@ def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
         _latents_can_be(config)
     with explained(config, "model"):
         shapes = parameter_shapes(config)
+    check_no_decay(config, KINDS, [name for engine in shapes.values() for name in engine])
     with torch.device("meta"), WithoutInitialisation():
         first_stage = component(config, "first_stage.autoencoder" if on_latents else "model")
         model: LatentDiffusion | NoisyClassifier | None = component(config, "model") if on_latents else None

@@ -2,34 +2,76 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.checkpoint_files import MANIFEST, complete_checkpoints, step_of
+from training.checkpoint_files import MANIFEST, CheckpointError, complete_checkpoints, load_manifest, step_of
+
+MODES = ("min", "max")
+MEASURED = "measured"
+"""Under this name a manifest keeps the metric that checkpoints are compared by."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """By which metric checkpoints are compared, as it was at the step of each.
+
+    mode: "min", the less the better, or "max". Raises ValueError for another one.
+    """
+
+    metric: str
+    mode: str
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"checkpoint.keep_best.mode is '{self.mode}'; choose one of {MODES}")
+
+    def of(self, checkpoints: Iterable[Path]) -> Path | None:
+        """The best of these, and of equals the newest; None where none was measured."""
+        sign = 1 if self.mode == "max" else -1
+        values = {}
+        for path in checkpoints:
+            with contextlib.suppress(CheckpointError):
+                value = load_manifest(path).extra.get(MEASURED, {}).get(self.metric)
+                if value is not None and math.isfinite(value):
+                    values[path] = sign * value
+        return max(values, key=lambda path: (values[path], path), default=None)
 
 
 @dataclass(frozen=True)
 class Retention:
-    """The newest `keep` checkpoints stay, and for ever those of every step that `keep_every` divides (None: no other).
+    """The newest `keep` checkpoints stay, and for ever those of every step that `keep_every` divides (None: no other);
+    and the best one, until there is a better one (None: it goes like the others).
 
     Raises ValueError when one of them is below 1.
     """
 
     keep: int = 2
     keep_every: int | None = None
+    best: Best | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("keep", self.keep), ("keep_every", self.keep_every)):
             if value is not None and value < 1:
                 raise ValueError(f"checkpoint.{name} is {value}; it must be at least 1")
 
+    def measured(self, row: Mapping[str, float]) -> dict[str, dict[str, float]]:
+        """What of a step's metrics its checkpoint keeps, for `apply` to compare it by."""
+        if self.best is None or self.best.metric not in row:
+            return {}
+        return {MEASURED: {self.best.metric: row[self.best.metric]}}
+
     def apply(self, newest: Path) -> None:
         """Removes what must go now that `newest` is complete, out of its folder: older checkpoints, and older folders
         that never became one, or that were found damaged. Raises OSError."""
         older = [path for path in complete_checkpoints(newest.parent) if path < newest]
+        best = None if self.best is None else self.best.of([newest, *older])
         for place, path in enumerate(older, start=2):
-            if place > self.keep and not (self.keep_every and step_of(path) % self.keep_every == 0):
+            if place > self.keep and path != best and not (self.keep_every and step_of(path) % self.keep_every == 0):
                 # The manifest goes first, so that a torn removal is never taken for a checkpoint.
                 (path / MANIFEST).unlink()
         for path in newest.parent.glob("step-*"):

@@ -7,6 +7,7 @@ was finished for too long (watchdog.HUNG_STATUS); anything else is a failure tha
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Entry point of `ldm train` and `python -m training.train`."""
+    """Entry point of `ldm train` and `python -m training.train`. With replay=FILE it is training/replay.py's."""
+    if any(argument.startswith("replay=") for argument in sys.argv[1:]):
+        from training import replay
+
+        replay.main()
+        return
     # The errors to be told in one line are caught in the job: to name them here, --help would have to import torch.
     compose.command("train", run, (), shown_in_help=("experiment=demo",))
 

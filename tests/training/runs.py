@@ -48,7 +48,7 @@ def train(ranks: Distributed, overrides: list[str], folder: Path, until: int) ->
     checkpoints = Checkpoints(folder / "checkpoints", ranks, Retention(keep=5))
     state = restore_or_begin(config, task, loader, checkpoints, ranks)
     instruments = build_instruments(config, task.engines, ranks, 0, state.step, loader.whereabouts)
-    with contextlib.closing(loader.batches(state.step)) as batches:
+    with contextlib.closing(loader.batches(state.batch)) as batches:
         fit(
             task,
             batches,

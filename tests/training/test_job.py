@@ -22,7 +22,7 @@ from training.loop import NonFiniteStep
     "error",
     [
         *(ConfigurationError("steps", 0, "more"), DataError("x"), NotFound("x"), CheckpointError("all are damaged")),
-        NonFiniteStep("x"),
+        NonFiniteStep("x", 0, [], untouched=True),
     ],
     ids=lambda error: type(error).__name__,
 )

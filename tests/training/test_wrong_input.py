@@ -101,6 +101,29 @@ ALONE = {
     "noise without a trace": Wrong(
         ("schedule.zero_terminal_snr=true",), "task.prediction=epsilon", "choose v or z_0 prediction"
     ),
+    "unknown action": Wrong(("loss_spike.action=stop",), "loss_spike.action=stop", "one of null, skip, roll_back"),
+    "a limit that all exceed": Wrong(("loss_spike.loss=1",), "loss_spike.loss=1", "above 1, in medians"),
+    "no spike": Wrong(
+        ("loss_spike.action=skip", "loss_spike.loss=null", "loss_spike.gradient_norm=null"),
+        "loss_spike.action=skip",
+        "give one of them",
+    ),
+    "the best by nothing": Wrong(("checkpoint.keep_best=psnr",), "checkpoint.keep_best=psnr", "such as {metric"),
+    "the best by what isn't known": Wrong(
+        ("checkpoint.keep_best={metric:eval/fid,mode:min}",), "checkpoint.keep_best.metric=eval/fid", "docs/metrics.md"
+    ),
+    "the best by what isn't measured": Wrong(
+        ("checkpoint.keep_best={metric:eval/inception_frechet,mode:min}",),
+        "checkpoint.keep_best.metric=eval/inception_frechet",
+        "before and after training only",
+    ),
+    "neither least nor most": Wrong(
+        ("checkpoint.keep_best={metric:train/loss,mode:less}",), "checkpoint.keep_best.mode=less", "min, max"
+    ),
+    "no list of kinds": Wrong(("optimizer.no_decay=bias",), "optimizer.no_decay=bias", "a list of bias, norm"),
+    "no kind": Wrong(
+        ("optimizer.no_decay=[biases]",), "optimizer.no_decay=biases", "bias, norm, embedding, or patterns"
+    ),
     "no rank": Wrong(("run.ranks=0",), "run.ranks=0", "at least 1"),
     "batch": Wrong(("batch.global_size=9",), "batch.global_size=9", "2 ranks x batch.micro_size=4 = 8; choose 8 or 16"),
     "image size": Wrong(("data.image_size=30",), "data.image_size=30", "first stage's f=4 x the UNet's stride 2"),
@@ -241,6 +264,12 @@ FIRST_STAGES = {
     "an adversary before the start": Wrong(("task.adversary_start=-1",), "task.adversary_start=-1", "at least 0"),
     "no perceptual weights": Wrong(
         ("task.perceptual_weights=/no/vgg16.pth",), "task.perceptual_weights=/no/vgg16.pth", "or null"
+    ),
+    "half an update": Wrong(("loss_spike.action=skip",), "loss_spike.action=skip", "set it to null"),
+    "the best by what isn't measured then": Wrong(
+        ("checkpoint.keep_best={metric:eval/psnr,mode:max}", "checkpoint.every=1500"),
+        "checkpoint.every=1500",
+        "a multiple of monitor.every=1000",
     ),
     "nothing to train": Wrong(
         ("~model", f"+model={IDENTITY}"), "model=models.autoencoder.IdentityAutoencoder", "AutoencoderVQ"

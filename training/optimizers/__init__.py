@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -32,6 +32,7 @@ class Optimizer(torch.optim.Optimizer, ABC):
     moment_bytes: ClassVar[float]
     """Memory of these for each element of a parameter."""
     averages: dict[str, DecayRule]
+    _leave_out: Callable[[], bool] | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -39,11 +40,27 @@ class Optimizer(torch.optim.Optimizer, ABC):
         return ("param", *self.moments, *self.averages)
 
     @abstractmethod
-    def update_squares(self, fragments: Iterable[Mapping[str, Tensor]], updates: int) -> Tensor:
+    def update_squares(self, fragments: Iterable[tuple[Mapping[str, Tensor], float]], updates: int) -> Tensor:
         """Sums of squares of the last of so many updates' changes and of the weights: float32 [2].
 
-        fragments: of all parameters, float32 [N] by kind, as they are after it.
+        fragments: of all parameters, float32 [N] by kind, as they are after it, each with its weight decay.
         """
+
+    @abstractmethod
+    def _update(self) -> None:
+        """One update of all parameters that have a gradient."""
+
+    def ask_before_steps(self, leave_out: Callable[[], bool]) -> None:
+        """From now on `step` changes nothing where `leave_out()` is true: neither weights nor what is kept of them."""
+        self._leave_out = leave_out
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update, then the averages'."""
+        if self._leave_out is not None and self._leave_out():
+            return
+        self._update()
+        self._average()
 
     @torch.no_grad()
     def initialise(self, parameters: Iterable[Tensor]) -> None:
@@ -69,7 +86,7 @@ class Optimizer(torch.optim.Optimizer, ABC):
 
     @property
     def _device(self) -> torch.device:
-        return torch.device(self.param_groups[0]["params"][0].device)
+        return torch.device(next(iter(self.state)).device)  # under ZeRO 3 groups have parameters within a step only
 
     def _new_moments(self, parameter: Tensor) -> dict[str, Any]:
         """Of update 0."""

@@ -34,28 +34,27 @@ class AdamW(Optimizer, torch.optim.AdamW):
         self.averages = dict(averages)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update, then the averages'."""
-        torch.optim.Adam.step.__wrapped__(self)  # type: ignore[attr-defined]
-        self._average()
-
-    @torch.no_grad()
-    def update_squares(self, fragments: Iterable[Mapping[str, Tensor]], updates: int) -> Tensor:
+    def update_squares(self, fragments: Iterable[tuple[Mapping[str, Tensor], float]], updates: int) -> Tensor:
         """See Optimizer."""
         squares = torch.zeros(2, device=self._device)
-        for tensors in fragments:
+        for tensors, weight_decay in fragments:
             weight = tensors["param"]
-            change = self._last_change(weight, tensors["exp_avg"], tensors["exp_avg_sq"], updates)
+            change = self._last_change(weight, tensors["exp_avg"], tensors["exp_avg_sq"], updates, weight_decay)
             squares += torch.stack([change.dot(change), weight.dot(weight)])
         return squares
 
-    def _last_change(self, weight: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, updates: int) -> Tensor:
+    def _update(self) -> None:
+        torch.optim.Adam.step.__wrapped__(self)  # type: ignore[attr-defined]
+
+    def _last_change(
+        self, weight: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, updates: int, weight_decay: float
+    ) -> Tensor:
         """By what the last of so many updates changed a parameter, or part of one, given it and its moments as they are
         now (Loshchilov & Hutter 2019, Alg. 2): nothing has to be kept from before."""
         group = self.param_groups[0]
         beta1, beta2 = group["betas"]
         # The decay took its share of the weight as it was before: w = (1 - decay) w_before - moved.
-        decay = group["lr"] * group["weight_decay"]
+        decay = group["lr"] * weight_decay
         before = decay / (1 - decay)
         moved = exp_avg_sq.sqrt().mul_((1 - beta2**updates) ** -0.5).add_(group["eps"])
         torch.div(exp_avg, moved, out=moved).mul_(-group["lr"] / (1 - beta1**updates) * (1 + before))

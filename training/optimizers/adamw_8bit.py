@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from training.optimizers.adamw import AdamW
@@ -25,15 +24,6 @@ class AdamW8bit(AdamW):
     """
 
     moment_bytes = 2 * BYTES
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update, then the averages'."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
-        self._average()
 
     def interval(self, parameter: Tensor, kind: str, start: int, count: int) -> Tensor:
         """See Optimizer."""
@@ -65,7 +55,13 @@ class AdamW8bit(AdamW):
             "exp_avg_sq": Quantised(parameter.numel(), signed=False, device=parameter.device),
         }
 
-    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _update(self) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update_one(parameter, parameter.grad, group)
+
+    def _update_one(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         """Loshchilov & Hutter 2019, Alg. 2, on flat pieces."""
         beta1, beta2 = group["betas"]
         state = self.state[parameter]

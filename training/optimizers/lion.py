@@ -35,8 +35,20 @@ class Lion(Optimizer):
         self.averages = dict(averages)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update (Alg. 2 there), then the averages'."""
+    def update_squares(self, fragments: Iterable[tuple[Mapping[str, Tensor], float]], updates: int) -> Tensor:
+        """See Optimizer."""
+        squares = torch.zeros(2, device=self._device)
+        for state in self.state.values():
+            squares[0] += state["change_square"]
+        for tensors, _ in fragments:
+            squares[1] += tensors["param"].dot(tensors["param"])
+        return squares
+
+    def _new_moments(self, parameter: Tensor) -> dict[str, Any]:
+        return {**super()._new_moments(parameter), "change_square": torch.zeros((), device=parameter.device)}
+
+    def _update(self) -> None:
+        """Alg. 2 there."""
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
             for parameter in group["params"]:
@@ -50,17 +62,3 @@ class Lion(Optimizer):
                 # It can't be told from what is kept, as Adam's can, and costs one reading here.
                 state["change_square"] = direction.view(-1).dot(direction.view(-1)) * group["lr"] ** 2
                 parameter.add_(direction, alpha=-group["lr"])
-        self._average()
-
-    @torch.no_grad()
-    def update_squares(self, fragments: Iterable[Mapping[str, Tensor]], updates: int) -> Tensor:
-        """See Optimizer."""
-        squares = torch.zeros(2, device=self._device)
-        for state in self.state.values():
-            squares[0] += state["change_square"]
-        for tensors in fragments:
-            squares[1] += tensors["param"].dot(tensors["param"])
-        return squares
-
-    def _new_moments(self, parameter: Tensor) -> dict[str, Any]:
-        return {**super()._new_moments(parameter), "change_square": torch.zeros((), device=parameter.device)}
