@@ -19,6 +19,7 @@ from training.errors import ConfigurationError
 from training.planning.cluster import FOLDER as GPUS
 from training.schedule import DECAYS
 from training.tracker import MODES, X_AXES
+from training.upload_checks import check_upload_settings
 
 TASKS = ("diffusion", "autoencoder", "noisy_classifier")
 RECONSTRUCTIONS = ("likelihood", "mean")
@@ -48,9 +49,10 @@ WHOLE_NUMBERS = {
 """Settings that are whole numbers, and the least that each may be."""
 WHOLE_OR_NULL = ("checkpoint.keep_every",)
 SHARES = ("data.max_bad_share", "learning_rate.floor")
-POSITIVE = ("learning_rate.base", "data.storage.timeout_seconds")
+POSITIVE = ("learning_rate.base", "data.storage.timeout_seconds", "checkpoint.storage.timeout_seconds")
 NOT_NEGATIVE = (
     "data.storage.patience_seconds",
+    "checkpoint.storage.patience_seconds",
     "task.offset_noise",
     "task.regulariser_weight",
     "task.adversary_weight",
@@ -103,6 +105,7 @@ def check_settings(config: DictConfig, world: int) -> None:
         remedy = f"it must be a whole number of at least data.image_size={size}, or null"
         raise ConfigurationError("data.scaled_side", side, remedy)
     _watchdog_is_patient(config)
+    check_upload_settings(config)
     _latents_can_be(config)
     betas = list(config.optimizer.betas)
     if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):

@@ -24,7 +24,7 @@ from evaluation.report import write_report
 from evaluation.weights import WeightsError
 from models.latent_diffusion import LatentDiffusion
 from models.noisy_classifier import NoisyClassifier
-from training.build import build_eval_model, build_loader, build_task
+from training.build import build_checkpoints, build_eval_model, build_loader, build_task
 from training.checkpoint import Checkpoints
 from training.classifier_monitor import NoisyClassifierMonitor
 from training.compose import CONFIG_FOLDER
@@ -34,7 +34,6 @@ from training.instruments import build_instruments
 from training.loop import Monitor, TrainState, fit
 from training.monitors import AutoencoderMonitor, DiffusionMonitor
 from training.preemption import StopRequest
-from training.retention import Retention
 from training.starts import START_VARIABLE, note_training
 from training.tasks import Task
 from training.tasks.autoencoder import AutoencoderTask
@@ -58,9 +57,7 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
     loader = build_loader(config, sources, storage, ranks)
     held_out = held_out_samples(config, storage)
     task = build_task(config, ranks)
-    checkpoints = Checkpoints(
-        folder / "checkpoints", ranks, Retention(config.checkpoint.keep, config.checkpoint.keep_every)
-    )
+    checkpoints = build_checkpoints(config, ranks)
     state = restore_or_begin(config, task, loader, checkpoints, ranks)
     start = int(os.environ.get(START_VARIABLE, 0))
     if ranks.is_main:

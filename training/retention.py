@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,14 +25,23 @@ class Retention:
             if value is not None and value < 1:
                 raise ValueError(f"checkpoint.{name} is {value}; it must be at least 1")
 
-    def apply(self, newest: Path) -> None:
-        """Removes what must go now that `newest` is complete, out of its folder: older checkpoints, and older folders
-        that never became one, or that were found damaged. Raises OSError."""
-        older = [path for path in complete_checkpoints(newest.parent) if path < newest]
-        for place, path in enumerate(older, start=2):
-            if place > self.keep and not (self.keep_every and step_of(path) % self.keep_every == 0):
+    def keeps_for_ever(self, step: int) -> bool:
+        """Whether the checkpoint of that step stays however many come after it."""
+        return self.keep_every is not None and step % self.keep_every == 0
+
+    def superseded(self, steps: Iterable[int], newest: int) -> list[int]:
+        """Which of these steps' complete checkpoints must go now that that of `newest` is complete."""
+        older = sorted((step for step in steps if step < newest), reverse=True)
+        return [step for step in older[self.keep - 1 :] if not self.keeps_for_ever(step)]
+
+    def apply(self, newest: Path, held: Collection[Path] = ()) -> None:
+        """Removes what must go now that `newest` is complete, out of its folder: older checkpoints but those that are
+        `held`, and older folders that never became one, or that were found damaged. Raises OSError."""
+        complete = {step_of(path): path for path in complete_checkpoints(newest.parent)}
+        for step in self.superseded(complete, step_of(newest)):
+            if complete[step] not in held:
                 # The manifest goes first, so that a torn removal is never taken for a checkpoint.
-                (path / MANIFEST).unlink()
+                (complete[step] / MANIFEST).unlink()
         for path in newest.parent.glob("step-*"):
             if path < newest and not (path / MANIFEST).exists():
                 shutil.rmtree(path)
