@@ -111,10 +111,8 @@ class Transfers(Storage):
             with path.open("rb") as file:
                 file.seek((number - 1) * part_bytes)
                 data = file.read(part_bytes)
-            return {
-                "PartNumber": number,
-                "ETag": ask("upload_part", UploadId=upload, PartNumber=number, Body=data)["ETag"],
-            }
+            answer = ask("upload_part", UploadId=upload, PartNumber=number, Body=data)
+            return {"PartNumber": number, "ETag": answer["ETag"]}
 
         def complete(fs: Any, place: str) -> None:
             try:

@@ -80,6 +80,7 @@ class CheckpointStore:
 
     def put_manifest(self, checkpoint: Path) -> None:
         """Makes it a checkpoint, when all its files are there; what of its run goes with it comes before."""
+        self.storage.remove(self.place(checkpoint.name, DAMAGED))  # of one that was set aside there
         for file in RUN_FILES:
             if (path := checkpoint.parents[1] / file).exists():
                 self.storage.upload(path, join(self.url, file))

@@ -22,7 +22,7 @@ Upload = tuple[Path, list[str]]
 
 
 class Uploads:
-    """Brings checkpoints to a store, one at a time: the ranks share its files, and the main rank ends with the manifest.
+    """Brings checkpoints to a store, one at a time: the ranks share its files, the main rank ends with the manifest.
 
     One that is complete while another is under way waits, and gives way to a newer one, but for those that `retention`
     keeps for ever. So a store that is slower than training doesn't hold it up. All ranks call the same methods in the
