@@ -126,9 +126,9 @@ def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def step_of(checkpoint: Path) -> int:
-    """The step in a checkpoint folder's name."""
-    return int(checkpoint.name.removeprefix("step-"))
+def step_of(checkpoint: Path | str) -> int:
+    """The step in the name of a checkpoint's folder."""
+    return int(Path(checkpoint).name.removeprefix("step-"))
 
 
 def tensor_key(engine: str, kind: str, parameter: str) -> str:

@@ -15,8 +15,9 @@ from data.store import EmbeddedStore
 from data.stream import Storage
 from data.transfer import PROBE, Transfers, side_by_side
 
-PART = 1 << 16
-SIZE = 5 * PART + 4321
+PART = 5 << 20
+"""The least that S3 takes for a part but the last."""
+SIZE = 2 * PART + 4321
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def made(folder: Path, size: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize("size", [0, 1, PART, PART + 1, SIZE])
+@pytest.mark.parametrize("size", [0, 1, PART, PART + 1])
 @pytest.mark.parametrize("place", ["store", "disk"])
 def test_bytes_are_the_same_there_and_back(size: int, place: str, store: EmbeddedStore, tmp_path: Path) -> None:
     path, storage = made(tmp_path, size), Transfers()
@@ -61,11 +62,11 @@ def test_bytes_are_the_same_there_and_back(size: int, place: str, store: Embedde
 
 
 def test_parts_arrive_through_faults(store: EmbeddedStore, behind: Callable[..., FaultyProxy], tmp_path: Path) -> None:
-    path, url = made(tmp_path, 4 * SIZE), f"{store.url}/faults/file"
-    with behind(refused=0.2, reset=0.1, truncated=0.1) as proxy:
+    path, url = made(tmp_path, 2 * SIZE), f"{store.url}/faults/file"
+    with behind(refused=0.4, reset=0.1, truncated=0.1) as proxy:
         storage = Transfers(proxy.url, timeout_seconds=2)
         storage.upload(path, url)
-        storage.download(url, tmp_path / "back", 4 * SIZE)
+        storage.download(url, tmp_path / "back", 2 * SIZE)
         assert proxy.met["refused"] > 3 and proxy.met["reset"]
     assert (tmp_path / "back").read_bytes() == path.read_bytes() == Storage().read(url)
 
@@ -86,7 +87,7 @@ def test_what_a_killed_upload_left_is_removed(store: EmbeddedStore, tmp_path: Pa
     filesystem = storage._filesystem(url)
     place = {"Bucket": store.bucket, "Key": "unfinished/folder/file"}
     upload = filesystem.call_s3("create_multipart_upload", **place)["UploadId"]
-    filesystem.call_s3("upload_part", **place, UploadId=upload, PartNumber=1, Body=bytes(PART))
+    filesystem.call_s3("upload_part", **place, UploadId=upload, PartNumber=1, Body=bytes(9))
 
     def left() -> list[str]:
         found = filesystem.call_s3("list_multipart_uploads", Bucket=store.bucket, Prefix="unfinished/")
@@ -106,7 +107,7 @@ def test_an_upload_that_fails_leaves_nothing(
     ask = transfer._of_object
 
     def once(fs: object, place: str, method: str, **settings: object) -> object:
-        if settings.get("PartNumber") == 3:
+        if settings.get("PartNumber") == 2:
             raise DataError("no")
         return ask(fs, place, method, **settings)
 

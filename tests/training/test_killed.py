@@ -164,8 +164,8 @@ def test_whatever_moment_of_an_upload_a_machine_is_lost_at_another_goes_on_from_
             inside_an_upload += any(MANIFEST not in contents[name] for name in contents if [name] > complete[:1])
             if complete:
                 assert there.problems(complete[0]) == [], f"kill {kills}"
-                assert int(complete[0].removeprefix("step-")) >= newest, "a complete one is never lost"
-                newest = int(complete[0].removeprefix("step-"))
+                assert step_of(complete[0]) >= newest, "a complete one is never lost"
+                newest = step_of(complete[0])
         assert kills >= UPLOAD_KILLS // 2 and inside_an_upload >= kills // 4, (kills, inside_an_upload, newest)
         Ranks(*settings).finish()
     one, two = (folder / "metrics.jsonl" for folder in (undisturbed, disturbed))
