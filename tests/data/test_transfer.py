@@ -12,7 +12,6 @@ from faulty import FaultyProxy
 from data import stream, transfer
 from data.errors import DataError, NotFound, StoreUnavailable
 from data.store import EmbeddedStore
-from data.stream import Storage
 from data.transfer import PROBE, Transfers, side_by_side
 
 PART = 5 << 20
@@ -25,6 +24,17 @@ def small_parts(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixtur
     monkeypatch.setattr(transfer, "PART_BYTES", PART)
     monkeypatch.setattr(stream, "_FIRST_PAUSE_SECONDS", 0.01)
     caplog.set_level(logging.ERROR)
+
+
+@pytest.fixture(scope="module")
+def only_one() -> Transfers:
+    return Transfers()
+
+
+@pytest.fixture
+def storage(store: EmbeddedStore, only_one: Transfers) -> Transfers:
+    """The same for all tests, as a client takes long to make."""
+    return only_one
 
 
 @pytest.fixture
@@ -46,44 +56,48 @@ def made(folder: Path, size: int) -> Path:
 
 @pytest.mark.parametrize("size", [0, 1, PART, PART + 1])
 @pytest.mark.parametrize("place", ["store", "disk"])
-def test_bytes_are_the_same_there_and_back(size: int, place: str, store: EmbeddedStore, tmp_path: Path) -> None:
-    path, storage = made(tmp_path, size), Transfers()
+def test_bytes_are_the_same_there_and_back(
+    size: int, place: str, store: EmbeddedStore, storage: Transfers, tmp_path: Path
+) -> None:
+    path = made(tmp_path, size)
     url = f"{store.url}/bytes/{size}.bin" if place == "store" else f"file://{tmp_path}/there/{size}.bin"
     storage.upload(path, url)
-    assert Storage().read(url) == path.read_bytes()
+    assert storage.read(url) == path.read_bytes()
     storage.download(url, tmp_path / "back", size)
     assert (tmp_path / "back").read_bytes() == path.read_bytes()
     path.write_bytes(b"another")
     storage.upload(path, url)
-    assert Storage().read(url) == b"another"
+    assert storage.read(url) == b"another"
     storage.remove(url)
     storage.remove(url)
     assert not storage.exists(url)
 
 
-def test_parts_arrive_through_faults(store: EmbeddedStore, behind: Callable[..., FaultyProxy], tmp_path: Path) -> None:
+def test_parts_arrive_through_faults(
+    store: EmbeddedStore, storage: Transfers, behind: Callable[..., FaultyProxy], tmp_path: Path
+) -> None:
     path, url = made(tmp_path, 2 * SIZE), f"{store.url}/faults/file"
     with behind(refused=0.4, reset=0.1, truncated=0.1) as proxy:
-        storage = Transfers(proxy.url, timeout_seconds=2)
-        storage.upload(path, url)
-        storage.download(url, tmp_path / "back", 2 * SIZE)
+        through = Transfers(proxy.url, timeout_seconds=2)
+        through.upload(path, url)
+        through.download(url, tmp_path / "back", 2 * SIZE)
         assert proxy.met["refused"] > 3 and proxy.met["reset"]
-    assert (tmp_path / "back").read_bytes() == path.read_bytes() == Storage().read(url)
+    assert (tmp_path / "back").read_bytes() == path.read_bytes() == storage.read(url)
 
 
 def test_a_store_that_stays_down_is_named_with_the_attempts(
-    store: EmbeddedStore, behind: Callable[..., FaultyProxy], tmp_path: Path
+    store: EmbeddedStore, storage: Transfers, behind: Callable[..., FaultyProxy], tmp_path: Path
 ) -> None:
     path, url = made(tmp_path, SIZE), f"{store.url}/down/file"
     with behind(refused=1.0) as proxy:
-        storage = Transfers(proxy.url, patience_seconds=0.5, timeout_seconds=2)
+        through = Transfers(proxy.url, patience_seconds=0.5, timeout_seconds=2)
         with pytest.raises(StoreUnavailable, match=rf"{url}: .*; gave up after \d+ attempts in \d\.\d s"):
-            storage.upload(path, url)
-    assert not Storage().exists(url)
+            through.upload(path, url)
+    assert not storage.exists(url)
 
 
-def test_what_a_killed_upload_left_is_removed(store: EmbeddedStore, tmp_path: Path) -> None:
-    storage, url = Transfers(), f"{store.url}/unfinished/folder/file"
+def test_what_a_killed_upload_left_is_removed(store: EmbeddedStore, storage: Transfers) -> None:
+    url = f"{store.url}/unfinished/folder/file"
     filesystem = storage._filesystem(url)
     place = {"Bucket": store.bucket, "Key": "unfinished/folder/file"}
     upload = filesystem.call_s3("create_multipart_upload", **place)["UploadId"]
@@ -101,9 +115,9 @@ def test_what_a_killed_upload_left_is_removed(store: EmbeddedStore, tmp_path: Pa
 
 
 def test_an_upload_that_fails_leaves_nothing(
-    store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    store: EmbeddedStore, storage: Transfers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    path, url, storage = made(tmp_path, SIZE), f"{store.url}/fails/file", Transfers()
+    path, url = made(tmp_path, SIZE), f"{store.url}/fails/file"
     ask = transfer._of_object
 
     def once(fs: object, place: str, method: str, **settings: object) -> object:
@@ -118,8 +132,8 @@ def test_an_upload_that_fails_leaves_nothing(
     assert not found.get("Uploads") and not storage.exists(url)
 
 
-def test_what_is_shorter_or_missing_is_named(store: EmbeddedStore, tmp_path: Path) -> None:
-    url, storage = f"{store.url}/short/file", Transfers()
+def test_what_is_shorter_or_missing_is_named(store: EmbeddedStore, storage: Transfers, tmp_path: Path) -> None:
+    url = f"{store.url}/short/file"
     storage.upload(made(tmp_path, SIZE), url)
     with pytest.raises(DataError, match=rf"{url} has [\d,]+ bytes, there should be {SIZE + 1:,}"):
         storage.download(url, tmp_path / "back", SIZE + 1)
@@ -128,8 +142,10 @@ def test_what_is_shorter_or_missing_is_named(store: EmbeddedStore, tmp_path: Pat
 
 
 @pytest.mark.parametrize("place", ["store", "disk"])
-def test_a_folder_goes_with_all_that_is_in_it(place: str, store: EmbeddedStore, tmp_path: Path) -> None:
-    top, storage = store.url if place == "store" else str(tmp_path), Transfers()
+def test_a_folder_goes_with_all_that_is_in_it(
+    place: str, store: EmbeddedStore, storage: Transfers, tmp_path: Path
+) -> None:
+    top = store.url if place == "store" else str(tmp_path)
     for name in ("folder/a", "folder/b/c", "folders/a"):
         storage.write(f"{top}/{name}", b"x")
     storage.remove_below(f"{top}/folder")
@@ -146,10 +162,10 @@ def test_whether_one_may_write_is_tried(store: EmbeddedStore, monkeypatch: pytes
     if os.geteuid():
         tmp_path.chmod(0o500)
         with pytest.raises(DataError, match="nothing can be written there"):
-            Transfers().check_writable(f"{tmp_path}/x")
+            storage.check_writable(f"{tmp_path}/x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
     with pytest.raises(DataError, match="refused the credentials"):
-        Transfers().check_writable(f"{store.url}/new/place")
+        storage.check_writable(f"{store.url}/new/place")
 
 
 def test_work_side_by_side_is_in_order_and_fails_as_one() -> None:

@@ -138,6 +138,7 @@ def test_the_store_has_what_the_disk_has_and_gives_it_back_to_any_number_of_rank
     assert there.complete()[0] == folder_name(7)
 
 
+@pytest.mark.slow
 def test_the_newest_is_taken_wherever_it_is_and_the_store_gets_what_it_lacks(
     tmp_path: Path, store: EmbeddedStore, on_ranks: OnRanks
 ) -> None:
@@ -158,6 +159,7 @@ def test_the_newest_is_taken_wherever_it_is_and_the_store_gets_what_it_lacks(
     assert there.complete()[:2] == [folder_name(6), folder_name(5)], "what was lost there is brought there again"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["rank-00001-of-00002.safetensors", MANIFEST])
 def test_a_flipped_byte_in_the_store_sends_the_run_back_to_the_checkpoint_before(
     file: str, tmp_path: Path, store: EmbeddedStore, on_ranks: OnRanks, capsys: pytest.CaptureFixture[str]
@@ -185,6 +187,7 @@ def test_a_flipped_byte_in_the_store_sends_the_run_back_to_the_checkpoint_before
     assert doctor(run=url) == 0
 
 
+@pytest.mark.slow
 def test_without_any_whole_checkpoint_nothing_begins_anew(
     tmp_path: Path, store: EmbeddedStore, on_ranks: OnRanks
 ) -> None:
@@ -235,6 +238,7 @@ def test_a_store_that_stays_down_is_raised_on_every_rank_and_the_disk_keeps_all(
     assert CheckpointStore(url, Transfers()).complete() == [folder_name(2), folder_name(1)], "brought there after it"
 
 
+@pytest.mark.slow
 def test_refused_requests_are_made_again(
     tmp_path: Path, store: EmbeddedStore, proxy: FaultyProxy, on_ranks: OnRanks
 ) -> None:
@@ -290,6 +294,7 @@ def straight_and_from_the_store(
     _, straight = train_run(ranks, overrides, folder / "straight", 4)
     remote = [*overrides, f"checkpoint.upload={url}"]
     train_run(ranks, remote, folder / "run", 2)
+    ranks.barrier()  # all of them have read the rows
     if ranks.is_main:
         shutil.rmtree(folder / "run")
     ranks.barrier()
@@ -297,6 +302,7 @@ def straight_and_from_the_store(
     return straight + rows
 
 
+@pytest.mark.slow
 def test_four_steps_equal_two_another_machine_two_bit_for_bit(
     tiny_diffusion: list[str], tmp_path: Path, store: EmbeddedStore, on_ranks: OnRanks
 ) -> None:
