@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from evaluation.errors import EvaluationError
+from evaluation.remote_run import folder_beside
 
 if TYPE_CHECKING:
     from evaluation.run import LoadedModel
@@ -28,8 +29,7 @@ def run(config: DictConfig) -> None:
     """Writes a model into config.output, in config.format."""
     if config.format not in FORMATS:
         raise EvaluationError(f"format={config.format}: choose one of {', '.join(FORMATS)}")
-    beside = Path(config.run) if config.run is not None else Path()
-    output = beside / "export" / config.format if config.output is None else Path(config.output)
+    output = folder_beside(config.run) / "export" / config.format if config.output is None else Path(config.output)
     if output.exists():
         raise EvaluationError(f"output={output}: it exists; remove it, or give another folder")
     from evaluation.source import load_source, source_of

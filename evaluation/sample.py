@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from evaluation.errors import EvaluationError
+from evaluation.remote_run import folder_beside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,8 +137,7 @@ def _write(config: DictConfig, loaded: LoadedModel, rows: list[tuple[dict[str, A
     """
     from evaluation.pictures import grid, write_png
 
-    beside = Path(config.run) if config.run is not None else Path()
-    output = beside / "pictures" if config.output is None else Path(config.output)
+    output = folder_beside(config.run) / "pictures" if config.output is None else Path(config.output)
     common = settings_of(config, images.shape[-1]) | loaded.origin
     names: Counter[str] = Counter()
     for (description, seed), image in zip(rows, images, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from evaluation.diffusers_folder import read_pipeline
 from evaluation.errors import EvaluationError
 from evaluation.generate import ImageModel
 from evaluation.published import read_published
+from evaluation.remote_run import is_url, run_here
 from evaluation.run import LoadedModel, load_run
 from models.prediction import PREDICTIONS
 
@@ -28,7 +30,9 @@ def load_source(config: DictConfig, device: torch.device | str) -> LoadedModel:
             f"run={run}, from={given}: give one: run=FOLDER, from=FOLDER of diffusers, or from=FILE like=EXPERIMENT"
         )
     if run is not None:
-        return load_run(Path(run), device, config.model_weights)
+        with run_here(run) as folder:
+            loaded = load_run(folder, device, config.model_weights)
+        return replace(loaded, origin=loaded.origin | {"run": run}) if is_url(run) else loaded
     path = Path(given)
     if not path.exists():
         raise EvaluationError(f"from={given}: there is no such folder or file")

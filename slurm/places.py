@@ -11,10 +11,12 @@ def check_stores(submission: Submission) -> None:
     from training.components import component
     from training.data_sources import urls_of, without_latents
     from training.dataset import check_places
+    from training.upload_checks import check_upload_place
 
     config, verb = submission.config, submission.command.verb
     if verb == "train":
         check_places(config)
+        check_upload_place(config)
     elif verb == "prepare latents":
         check_places(without_latents(config))
         of_data: Storage = component(config, "data.storage")

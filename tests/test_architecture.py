@@ -10,8 +10,14 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 PACKAGES = ("training", "data", "models", "evaluation", "slurm")
-LEAVES = {"training.distributed", "training.checkpoint_files", "training.compose", "training.starts"}
-"""Modules of training that import nothing else of this project, and that evaluation may use."""
+LEAVES: dict[str, set[str]] = {
+    "training.distributed": set(),
+    "training.checkpoint_files": set(),
+    "training.checkpoint_store": {"data", "training.checkpoint_files"},
+    "training.compose": set(),
+    "training.starts": set(),
+}
+"""Modules of training that evaluation may use, and all of this project that they import, which is no evaluation."""
 ALLOWED = {
     "models": {"models"},
     "data": {"data"},
@@ -52,8 +58,10 @@ def test_arrows_point_one_way(path: Path) -> None:
 
 
 @pytest.mark.parametrize("leaf", sorted(LEAVES))
-def test_leaves_import_nothing_of_ours(leaf: str) -> None:
-    assert not ours(PROJECT / (leaf.replace(".", "/") + ".py"))
+def test_leaves_import_nothing_else_of_ours(leaf: str) -> None:
+    for name in ours(PROJECT / (leaf.replace(".", "/") + ".py")):
+        parts = name.split(".")
+        assert {parts[0], ".".join(parts[:2])} & LEAVES[leaf], name
 
 
 def test_one_file_imports_deepspeed() -> None:

@@ -19,6 +19,9 @@ from models.noisy_classifier import NoisyClassifier
 from models.objective import LOSSES
 from models.perceptual import PerceptualLoss
 from models.prediction import PREDICTIONS
+from training.checkpoint import Checkpoints
+from training.checkpoint_store import CheckpointStore
+from training.checkpoint_upload import Uploads
 from training.components import build_optimizer
 from training.data_sources import sources_of
 from training.decay_groups import decay_groups
@@ -26,6 +29,7 @@ from training.distributed import Distributed
 from training.engine import Engine
 from training.loss_spikes import ROLL_BACK, SpikeGuard
 from training.modules import ReconstructionModule, build_modules
+from training.retention import Best, Retention
 from training.tasks import Task
 from training.tasks.autoencoder import AutoencoderTask
 from training.tasks.diffusion import DiffusionTask
@@ -133,6 +137,17 @@ def build_loader(config: DictConfig, sources: Sequence[IndexedSource], storage: 
         replace_bad_shards=config.data.bad_shards == "replace",
         latents=config.data.latents is not None,
     )
+
+
+def build_checkpoints(config: DictConfig, ranks: Distributed) -> Checkpoints:
+    """Those of the run, in its folder and, where they are uploaded, in a store."""
+    settings = config.checkpoint
+    best = None if settings.keep_best is None else Best(settings.keep_best.metric, settings.keep_best.mode)
+    retention = Retention(settings.keep, settings.keep_every, best)
+    uploads = None
+    if settings.upload is not None:
+        uploads = Uploads(CheckpointStore(settings.upload, instantiate(settings.storage)), ranks, retention)
+    return Checkpoints(Path(config.run.folder) / "checkpoints", ranks, retention, uploads)
 
 
 def build_eval_model(config: DictConfig, ranks: Distributed) -> LatentDiffusion | NoisyClassifier:

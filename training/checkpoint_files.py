@@ -128,9 +128,9 @@ def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def step_of(checkpoint: Path) -> int:
-    """The step in a checkpoint folder's name."""
-    return int(checkpoint.name.removeprefix("step-"))
+def step_of(checkpoint: Path | str) -> int:
+    """The step in the name of a checkpoint's folder."""
+    return int(Path(checkpoint).name.removeprefix("step-"))
 
 
 def tensor_key(engine: str, kind: str, parameter: str) -> str:
@@ -148,11 +148,17 @@ def load_manifest(checkpoint: Path) -> Manifest:
     """Reads a checkpoint's manifest. Raises CheckpointError when it isn't there or can't be read."""
     path = checkpoint / MANIFEST
     try:
-        return Manifest.from_json(path.read_text())
+        return parse_manifest(path.read_text(errors="replace"), path)
     except FileNotFoundError:
         raise CheckpointError(f"{checkpoint} is no complete checkpoint: it has no {MANIFEST}") from None
+
+
+def parse_manifest(text: str, place: Path | str) -> Manifest:
+    """The manifest whose text lies at `place`. Raises CheckpointError when it isn't one, be it by one byte."""
+    try:
+        return Manifest.from_json(text)
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} can't be read ({error}); remove {checkpoint} or restore it") from None
+        raise CheckpointError(f"{place} can't be read ({error}); remove its checkpoint or restore it") from None
 
 
 def problems(checkpoint: Path, part: int = 0, parts: int = 1) -> list[str]:
@@ -251,7 +257,7 @@ def read_weights(checkpoint: Path, engine: str, kind: str = AVERAGE) -> dict[str
     return {name: reader.tensor(engine, kind, name) for name in reader.engine(engine).parameters}
 
 
-def check_same_parameters(manifest: Manifest, shapes: dict[str, dict[str, list[int]]], checkpoint: Path) -> None:
+def check_same_parameters(manifest: Manifest, shapes: dict[str, dict[str, list[int]]], checkpoint: Path | str) -> None:
     """Raises CheckpointError when the checkpoint's parameters aren't those of `shapes` (engine → name → shape)."""
     remedy = "continue with the configuration it was made with, or choose another run.name"
     for engine, wanted in shapes.items():

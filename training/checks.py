@@ -21,6 +21,7 @@ from training.planning.cluster import FOLDER as GPUS
 from training.policy_checks import check_keep_best, check_loss_spike
 from training.schedule import DECAYS
 from training.tracker import MODES, X_AXES
+from training.upload_checks import check_upload_settings
 
 TASKS = ("diffusion", "autoencoder", "noisy_classifier")
 RECONSTRUCTIONS = ("likelihood", "mean")
@@ -51,9 +52,10 @@ WHOLE_NUMBERS = {
 """Settings that are whole numbers, and the least that each may be."""
 WHOLE_OR_NULL = ("checkpoint.keep_every",)
 SHARES = ("data.max_bad_share", "learning_rate.floor")
-POSITIVE = ("learning_rate.base", "data.storage.timeout_seconds")
+POSITIVE = ("learning_rate.base", "data.storage.timeout_seconds", "checkpoint.storage.timeout_seconds")
 NOT_NEGATIVE = (
     "data.storage.patience_seconds",
+    "checkpoint.storage.patience_seconds",
     "task.offset_noise",
     "task.regulariser_weight",
     "task.adversary_weight",
@@ -109,6 +111,7 @@ def check_settings(config: DictConfig, world: int) -> None:
     check_loss_spike(config)
     check_keep_best(config)
     _watchdog_is_patient(config)
+    check_upload_settings(config)
     _latents_can_be(config)
     check_engine(config)
     betas = list(config.optimizer.betas)

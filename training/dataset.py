@@ -54,7 +54,7 @@ def make_ready(config: DictConfig) -> None:
     """
     storage: Storage = component(config, "data.storage")
     if config.data.prepare is not None:
-        with _about("data.url", config.data.url):
+        with about("data.url", config.data.url):
             storage.check_writable_place(config.data.url)
         source = component(config, "data.prepare")
         manifest = prepare(source, config.data.url, storage, config.data.samples_per_shard)
@@ -63,7 +63,7 @@ def make_ready(config: DictConfig) -> None:
     if config.data.latents is not None:
         check_latents(config, storage)
     for source in [*sources_of(config), held_out_source(config)]:
-        with _about(source.key, source.urls):
+        with about(source.key, source.urls):
             storage.check(source.urls)
             make_index(source, config, storage)
     check_enough(
@@ -80,11 +80,11 @@ def check_places(config: DictConfig) -> None:
         return
     storage: Storage = component(config, "data.storage")
     if config.data.prepare is not None:
-        with _about("data.url", config.data.url):
+        with about("data.url", config.data.url):
             storage.check_writable_place(config.data.url)
         return
     for source in [*sources_of(config), held_out_source(config)]:
-        with _about(source.key, source.urls):
+        with about(source.key, source.urls):
             storage.check(source.urls)
 
 
@@ -120,7 +120,7 @@ def index_urls(source: SourceSettings, config: DictConfig, storage: Storage) -> 
 
 
 @contextlib.contextmanager
-def _about(key: str, value: object) -> Iterator[None]:
+def about(key: str, value: object) -> Iterator[None]:
     """Puts the setting at fault before an error of the data package, which knows no settings."""
     try:
         yield
@@ -141,7 +141,7 @@ def training_sources(config: DictConfig, storage: Storage) -> list[IndexedSource
     """Where every training sample lies. Raises DataError when there are fewer than a step takes."""
     sources = []
     for source in sources_of(config):
-        with _about(source.key, source.urls):
+        with about(source.key, source.urls):
             sources.append(
                 IndexedSource(Index.load(index_urls(source, config, storage), storage), source.name, source.weight)
             )

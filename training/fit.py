@@ -24,7 +24,7 @@ from evaluation.report import write_report
 from evaluation.weights import WeightsError
 from models.latent_diffusion import LatentDiffusion
 from models.noisy_classifier import NoisyClassifier
-from training.build import build_eval_model, build_loader, build_task
+from training.build import build_checkpoints, build_eval_model, build_loader, build_task
 from training.checkpoint import Checkpoints
 from training.checkpoint_files import Manifest
 from training.classifier_monitor import NoisyClassifierMonitor
@@ -37,7 +37,6 @@ from training.loss_spikes import RollBack
 from training.monitors import AutoencoderMonitor, DiffusionMonitor
 from training.preemption import StopRequest
 from training.replay_file import leave_replay
-from training.retention import Best, Retention
 from training.starts import START_VARIABLE, note_training
 from training.tasks import Task
 from training.tasks.autoencoder import AutoencoderTask
@@ -61,7 +60,7 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
     loader = build_loader(config, sources, storage, ranks)
     held_out = held_out_samples(config, storage)
     task = build_task(config, ranks)
-    checkpoints = Checkpoints(folder / "checkpoints", ranks, retention_of(config))
+    checkpoints = build_checkpoints(config, ranks)
     state = restore_or_begin(config, task, loader, checkpoints, ranks)
     start = int(os.environ.get(START_VARIABLE, 0))
     if ranks.is_main:
@@ -153,13 +152,6 @@ def _before_spike(task: Task, checkpoints: Checkpoints, spike: TrainState, ranks
             *(spike.step, state.step, state.batch, state.batches_left_out),
         )
     return state
-
-
-def retention_of(config: DictConfig) -> Retention:
-    """Which checkpoints stay."""
-    settings = config.checkpoint
-    best = None if settings.keep_best is None else Best(settings.keep_best.metric, settings.keep_best.mode)
-    return Retention(settings.keep, settings.keep_every, best)
 
 
 def restore_or_begin(

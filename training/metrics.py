@@ -159,6 +159,8 @@ METRICS = (
     _of_machine("checkpoint/last_complete_step", "updates", "Of the newest complete checkpoint", "a checkpoint"),
     _of_machine("checkpoint/bytes", "bytes", "Of the newest checkpoint of this start", "a checkpoint"),
     _of_machine("checkpoint/seconds", "s", "From its step until it was complete", "a checkpoint"),
+    _of_machine("checkpoint/uploaded", "updates", "Of the newest checkpoint in the store", "checkpoint.upload"),
+    _of_machine("checkpoint/upload_seconds", "s", "That it took to bring it there", "checkpoint.upload"),
     Metric("eval/psnr", "dB", "Of reconstructed held-out pictures", _FIRST_STAGE),
     Metric("eval/ssim", "", "Of reconstructed held-out pictures", _FIRST_STAGE),
     Metric("eval/<features>_frechet", "", "Fréchet distance by monitor.protocol", _DIFFUSION),

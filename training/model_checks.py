@@ -32,7 +32,7 @@ def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
     Returns the shape of every trainable parameter, by engine and name.
     """
     on_latents, diffusion = config.task.name != "autoencoder", config.task.name == "diffusion"
-    for key in ("engine", "learning_rate", "data.storage", "inputs"):
+    for key in ("engine", "learning_rate", "data.storage", "checkpoint.storage", "inputs"):
         component(config, key)
     _optimizer_can_be(config)
     if diffusion:

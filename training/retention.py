@@ -5,15 +5,25 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.checkpoint_files import MANIFEST, CheckpointError, complete_checkpoints, load_manifest, step_of
+from training.checkpoint_files import (
+    MANIFEST,
+    CheckpointError,
+    Manifest,
+    complete_checkpoints,
+    load_manifest,
+    step_of,
+)
 
 MODES = ("min", "max")
 MEASURED = "measured"
 """Under this name a manifest keeps the metric that checkpoints are compared by."""
+
+ManifestOf = Callable[[int], Manifest]
+"""That of the checkpoint of a step. Raises CheckpointError."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +40,16 @@ class Best:
         if self.mode not in MODES:
             raise ValueError(f"checkpoint.keep_best.mode is '{self.mode}'; choose one of {MODES}")
 
-    def of(self, checkpoints: Iterable[Path]) -> Path | None:
-        """The best of these, and of equals the newest; None where none was measured."""
+    def of(self, steps: Iterable[int], manifest_of: ManifestOf) -> int | None:
+        """The step of the best of these, and of equals the newest; None where none was measured."""
         sign = 1 if self.mode == "max" else -1
         values = {}
-        for path in checkpoints:
+        for step in steps:
             with contextlib.suppress(CheckpointError):
-                value = load_manifest(path).extra.get(MEASURED, {}).get(self.metric)
+                value = manifest_of(step).extra.get(MEASURED, {}).get(self.metric)
                 if value is not None and math.isfinite(value):
-                    values[path] = sign * value
-        return max(values, key=lambda path: (values[path], path), default=None)
+                    values[step] = sign * value
+        return max(values, key=lambda step: (values[step], step), default=None)
 
 
 @dataclass(frozen=True)
@@ -60,20 +70,29 @@ class Retention:
                 raise ValueError(f"checkpoint.{name} is {value}; it must be at least 1")
 
     def measured(self, row: Mapping[str, float]) -> dict[str, dict[str, float]]:
-        """What of a step's metrics its checkpoint keeps, for `apply` to compare it by."""
+        """What of a step's metrics its checkpoint keeps, to be compared by."""
         if self.best is None or self.best.metric not in row:
             return {}
         return {MEASURED: {self.best.metric: row[self.best.metric]}}
 
-    def apply(self, newest: Path) -> None:
-        """Removes what must go now that `newest` is complete, out of its folder: older checkpoints, and older folders
-        that never became one, or that were found damaged. Raises OSError."""
-        older = [path for path in complete_checkpoints(newest.parent) if path < newest]
-        best = None if self.best is None else self.best.of([newest, *older])
-        for place, path in enumerate(older, start=2):
-            if place > self.keep and path != best and not (self.keep_every and step_of(path) % self.keep_every == 0):
+    def keeps_for_ever(self, step: int) -> bool:
+        """Whether the checkpoint of that step stays however many come after it."""
+        return self.keep_every is not None and step % self.keep_every == 0
+
+    def superseded(self, steps: Iterable[int], newest: int, manifest_of: ManifestOf) -> list[int]:
+        """Which of these steps' complete checkpoints must go now that that of `newest` is complete."""
+        older = sorted((step for step in steps if step < newest), reverse=True)
+        best = None if self.best is None else self.best.of([newest, *older], manifest_of)
+        return [step for step in older[self.keep - 1 :] if step != best and not self.keeps_for_ever(step)]
+
+    def apply(self, newest: Path, held: Collection[Path] = ()) -> None:
+        """Removes what must go now that `newest` is complete, out of its folder: older checkpoints but those that are
+        `held`, and older folders that never became one, or that were found damaged. Raises OSError."""
+        complete = {step_of(path): path for path in complete_checkpoints(newest.parent)}
+        for step in self.superseded(complete, step_of(newest), lambda step: load_manifest(complete[step])):
+            if complete[step] not in held:
                 # The manifest goes first, so that a torn removal is never taken for a checkpoint.
-                (path / MANIFEST).unlink()
+                (complete[step] / MANIFEST).unlink()
         for path in newest.parent.glob("step-*"):
             if path < newest and not (path / MANIFEST).exists():
                 shutil.rmtree(path)

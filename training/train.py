@@ -83,12 +83,14 @@ def check(config: DictConfig, world: int) -> None:
 
 
 def make_ready(config: DictConfig) -> None:
-    """The data, before the ranks start. Raises DataError."""
+    """The data, and the place that checkpoints go to, before the ranks start. Raises DataError, ConfigurationError."""
     from data.errors import DataError, StoreUnavailable
     from training.dataset import make_ready as make_data_ready
+    from training.upload_checks import check_upload
 
     try:
         make_data_ready(config)
+        check_upload(config, saved_step(config))
     except StoreUnavailable as error:
         if saved_step(config):
             raise

@@ -79,6 +79,10 @@ class FaultyProxy:
                 if not request:
                     return False
                 kind = proxy._draw()
+                if re.search(rb"\r\nexpect: *100-continue", request.lower()):
+                    request = re.sub(rb"(?i)\r\nexpect: *100-continue", b"", request)
+                    if kind != "refused":
+                        self.connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
                 if kind == "refused":
                     if proxy.met[kind] % 2:
                         self.connection.sendall(BUSY)
@@ -88,11 +92,10 @@ class FaultyProxy:
                 if kind == "slow":
                     time.sleep(proxy.slow_seconds)
                 with socket.create_connection(proxy.upstream) as upstream:
-                    upstream.sendall(request)
+                    upstream.sendall(request + self.rfile.read(_length(request)))
                     answer = upstream.makefile("rb")
                     head = _head(answer)
-                    length = re.search(rb"\r\ncontent-length: *(\d+)", head.lower())
-                    body = b"" if request.startswith(b"HEAD ") or not length else answer.read(int(length[1]))
+                    body = b"" if request.startswith(b"HEAD ") else answer.read(_length(head))
                 if kind in ("reset", "truncated") and len(body) > 1:
                     self.connection.sendall(head + body[: len(body) // 2])
                     if kind == "reset":
@@ -120,6 +123,12 @@ def _head(file: Any) -> bytes:
         if line == b"\r\n":
             return b"".join(lines)
     return b""
+
+
+def _length(head: bytes) -> int:
+    """Bytes of the body that follows."""
+    found = re.search(rb"\r\ncontent-length: *(\d+)", head.lower())
+    return int(found[1]) if found else 0
 
 
 def _break(connection: socket.socket) -> None:

@@ -11,8 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from training.build import build_loader, build_task
-from training.checkpoint import Checkpoints
+from training.build import build_checkpoints, build_loader, build_task
 from training.compose import CONFIG_FOLDER
 from training.dataset import training_sources
 from training.distributed import Distributed
@@ -20,7 +19,6 @@ from training.fit import restore_or_begin
 from training.instruments import build_instruments
 from training.loop import fit
 from training.preemption import StopRequest
-from training.retention import Retention
 
 
 class NoMonitor:
@@ -38,14 +36,16 @@ def composed(overrides: list[str]) -> DictConfig:
 
 def train(ranks: Distributed, overrides: list[str], folder: Path, until: int) -> tuple[Any, list[dict[str, float]]]:
     """Trains from the newest checkpoint in `folder` to step `until`; returns the task and metrics.jsonl's rows."""
-    config = composed([*overrides, f"run.folder={folder}", f"steps={until}", "tracker.mode=disabled"])
+    config = composed(
+        ["checkpoint.keep=5", *overrides, f"run.folder={folder}", f"steps={until}", "tracker.mode=disabled"]
+    )
     if ranks.is_main:
         folder.mkdir(parents=True, exist_ok=True)
     ranks.barrier()
     storage = instantiate(config.data.storage)
     loader = build_loader(config, training_sources(config, storage), storage, ranks)
     task = build_task(config, ranks)
-    checkpoints = Checkpoints(folder / "checkpoints", ranks, Retention(keep=5))
+    checkpoints = build_checkpoints(config, ranks)
     state = restore_or_begin(config, task, loader, checkpoints, ranks)
     instruments = build_instruments(config, task.engines, ranks, 0, state.step, loader.whereabouts)
     with contextlib.closing(loader.batches(state.batch)) as batches:

@@ -14,7 +14,7 @@ from training.doctor import run
 from training.errors import ConfigurationError
 
 
-def doctor(**settings: Path) -> int | str | None:
+def doctor(**settings: Path | str) -> int | str | None:
     """Its exit status."""
     with pytest.raises(SystemExit) as left:
         run(OmegaConf.create({"run": None, "checkpoint": None} | {k: str(v) for k, v in settings.items()}))

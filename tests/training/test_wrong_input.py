@@ -177,6 +177,15 @@ ALONE = {
     "conditions without a field": Wrong(("data.where=3",), "data.where=3", "by field"),
     "unknown policy": Wrong(("data.bad_shards=skip",), "data.bad_shards=skip", "choose one of replace, error"),
     "no such folder": Wrong(("data.url=/no/shards",), "data.train=/no/shards/train", "Check the name"),
+    "checkpoints where they are": Wrong(
+        ("checkpoint.upload=${run.folder}",), "checkpoint.upload=", "give a folder in a store, or null"
+    ),
+    "unknown protocol of the store": Wrong(
+        ("checkpoint.upload=s4://a/b",), "checkpoint.upload=s4://a/b", "Check the URL's protocol"
+    ),
+    "no patience": Wrong(
+        ("checkpoint.storage.patience_seconds=-1",), "checkpoint.storage.patience_seconds=-1", "at least 0"
+    ),
     "unknown protocol of a URL": Wrong(("data.url=s4://a/b",), "data.train=s4://a/b/train", "Check the URL's protocol"),
     "profile": Wrong(
         ("data.url=s3://a/b", "data.storage.profile=nobody", "data.storage.endpoint_url=http://127.0.0.1:9"),
@@ -416,6 +425,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
         yield store
 
 
+UPLOADS = {
+    "missing bucket": ("s3://no-bucket/x", "", "bucket or folder does not exist"),
+    "refused": ("s3://data/x", "AWS_SECRET_ACCESS_KEY", "refused the credentials"),
+    "unreachable": ("s3://data/x", "endpoint", "Check the endpoint URL, and that the store is up"),
+}
+
+
 @needs_store
 class TestStore:
     """Four faults of a store, four messages, each within seconds."""
@@ -464,6 +480,16 @@ class TestStore:
         source = ["data.prepare={_target_: tests.conftest.Squares}"] if preparing else []
         key = "data.url=s3://no-bucket/x" if preparing else "data.train=s3://no-bucket/x/train"
         check(refused([*remote, "data.url=s3://no-bucket/x", *source]), key, "bucket or folder does not exist")
+
+    @pytest.mark.parametrize("case", UPLOADS)
+    def test_upload(self, case: str, base: list[str], store: EmbeddedStore, refused: Refused) -> None:
+        """With data on a disk."""
+        url, wrong, remedy = UPLOADS[case]
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in store.environment.items():
+                patch.setenv(name, "not-the-secret" if name == wrong else value)
+            endpoint = ["checkpoint.storage.endpoint_url=http://127.0.0.1:9"] if wrong == "endpoint" else []
+            check(refused([*base, f"checkpoint.upload={url}", *endpoint]), f"checkpoint.upload={url}", remedy)
 
     def test_nothing_matches(self, remote: list[str], refused: Refused) -> None:
         message = refused([*remote, 'data.train="s3://data/squares/train/9*.tar"'])
