@@ -109,6 +109,8 @@ class Checkpoints:
 
         file = f"rank-{self.ranks.rank:05d}-of-{self.ranks.world:05d}.safetensors"
         self._saving = _Saving(target, _behind(partial(_write, share, target, file)), complete)
+        if share.memory is None:  # what training goes on to change is being written
+            self.finish()
         return time.monotonic() - started
 
     def check(self) -> None:

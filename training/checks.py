@@ -16,6 +16,7 @@ from training.compose import CONFIG_FOLDER, choices
 from training.data_sources import BAD_SHARDS, sources_of
 from training.engine_settings import PRECISIONS, STAGES
 from training.errors import ConfigurationError
+from training.offload_checks import check_offload
 from training.planning.cluster import FOLDER as GPUS
 from training.schedule import DECAYS
 from training.tracker import MODES, X_AXES
@@ -102,6 +103,7 @@ def check_settings(config: DictConfig, world: int) -> None:
     if side is not None and (not isinstance(side, int) or isinstance(side, bool) or side < size):
         remedy = f"it must be a whole number of at least data.image_size={size}, or null"
         raise ConfigurationError("data.scaled_side", side, remedy)
+    check_offload(config)
     _watchdog_is_patient(config)
     _latents_can_be(config)
     betas = list(config.optimizer.betas)

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -19,12 +19,13 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would warn that it had to find out
 import deepspeed
 from deepspeed.runtime import compiler as deepspeed_compiler
-from deepspeed.runtime.zero import stage_1_and_2
+from deepspeed.runtime.zero import stage3, stage_1_and_2
 
 from training.checkpoint_files import AVERAGE
-from training.distributed import all_gather_by_broadcasts
+from training.distributed import all_gather_by_broadcasts, become_a_group_of_one
 from training.ema import AdamWithEMA
 from training.engine_settings import EngineSettings
+from training.offload import MappedFiles, initialise_in_files, made_in_files
 from training.stopwatch import Stopwatch, TimedCollectives
 
 # torch announces new names for collectives that DeepSpeed calls, once a call site and rank.
@@ -87,15 +88,17 @@ class Engine:
         # Names are taken before ZeRO 3 replaces the parameters' data.
         self._shapes = {name: list(p.shape) for name, p in module.named_parameters() if p.requires_grad}
         if not torch.distributed.is_initialized():
-            _become_a_group_of_one()
+            become_a_group_of_one()
         if torch.distributed.get_backend() == "gloo":
             stage_1_and_2.all_gather_dp_groups = all_gather_by_broadcasts
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=module,
-            optimizer=optimizer,
-            config=settings.deepspeed_config(micro_batch, accumulation, world),
-            dist_init_required=False,
-        )
+        self._files = MappedFiles(settings.offload_folder)
+        with made_in_files(stage3.DeepSpeedZeroOptimizer_Stage3, self._files, settings):
+            self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=module,
+                optimizer=optimizer,
+                config=settings.deepspeed_config(micro_batch, accumulation, world),
+                dist_init_required=False,
+            )
         self.settings = settings
         self.times = Stopwatch(self.device)
         if self.device.type == "cpu":  # a GPU does them beside others, and later than it is told to
@@ -105,7 +108,10 @@ class Engine:
         self._world = world
         self.updates = 0
         self._losses: list[torch.Tensor] = []  # of the micro-batches since the last update
-        self._adam.initialise(self._master_tensors())
+        if settings.state_in_files:
+            initialise_in_files(optimizer, self._master_tensors(), self._files)
+        else:
+            optimizer.initialise(self._master_tensors())
         if settings.zero_stage in (1, 2):
             # DeepSpeed links optimizer state to parameters lazily, at its first step; a restore comes before that.
             self._optimizer._lazy_init_hp_params_optimizer_state()
@@ -179,14 +185,20 @@ class Engine:
         for fragment in self.fragments():
             weight, mean, square = (fragment.tensors[kind] for kind in ("param", "exp_avg", "exp_avg_sq"))
             change = self._adam.last_change(weight, mean, square, self.updates)
-            squares += torch.stack([change.dot(change), weight.dot(weight)])
+            squares += torch.stack([change.dot(change), weight.dot(weight)]).to(self.device)
         return squares
 
     def fragments(self) -> Iterator[LocalFragment]:
         """Yields what this rank holds of every parameter: fp32 weights, Adam's moments, averages, as live views."""
         stage = self.settings.zero_stage
         find = {0: self._replicated, 1: self._flat_partition, 2: self._flat_partition, 3: self._parameter_shards}[stage]
-        yield from find()
+        for fragment in find():
+            yield fragment
+            self.release(fragment.tensors.values())
+
+    def release(self, tensors: Iterable[torch.Tensor] = ()) -> None:
+        """Says that these, of fragments, have been read or written: what lies in files needn't be in memory now."""
+        self._files.release(tensors)
 
     def set_updates(self, updates: int) -> None:
         """Tells the optimizer how many updates its restored moments stand for."""
@@ -205,6 +217,7 @@ class Engine:
             for index in range(len(self._optimizer.fp16_groups)):
                 self._optimizer._reassign_or_swap_out_partitioned_parameters(index)
             self._optimizer.checkpoint_event_epilogue()
+        self.release()
 
     def gather(self, kind: str) -> Iterator[tuple[str, torch.Tensor]]:
         """Yields (name, whole tensor) of one kind for every parameter, float32, on every rank.
@@ -217,6 +230,7 @@ class Engine:
             fragment = held.get(name)
             if fragment is not None and fragment.written_here:
                 whole.view(-1)[fragment.start : fragment.stop] = fragment.tensors[kind]
+                self.release([fragment.tensors[kind]])
             torch.distributed.all_reduce(whole)
             yield name, whole
 
@@ -237,6 +251,7 @@ class Engine:
         if not finite and self.settings.precision != "fp16":
             raise NonFiniteUpdate(losses.tolist(), loss_is_finite=True)
         self.updates += finite
+        self.release()
         return True
 
     def _finite_everywhere(self, losses: torch.Tensor) -> bool:
@@ -303,10 +318,3 @@ def _time_collectives(times: Stopwatch) -> None:
     if isinstance(backend, TimedCollectives):
         backend = backend.backend
     deepspeed.comm.comm.cdb = TimedCollectives(backend, times)
-
-
-def _become_a_group_of_one() -> None:
-    """DeepSpeed needs a process group even for one process."""
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
