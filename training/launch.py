@@ -40,7 +40,10 @@ ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 POLL_SECONDS = 0.2
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 """glibc would give each large tensor back to the kernel and fault it in anew: up to a fifth of a CPU rank's time."""
-LIKELY_CAUSES = {signal.SIGKILL: " (out of memory?)", signal.SIGBUS: " (is engine.offload_folder's disk full?)"}
+LIKELY_CAUSES: dict[int, str] = {
+    signal.SIGKILL: " (out of memory?)",
+    signal.SIGBUS: " (is the disk of engine.offload_folder full?)",
+}
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 

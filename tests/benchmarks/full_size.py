@@ -141,7 +141,7 @@ def next_batches(folder: Path, ranks: Any) -> Iterator[Any]:
 def apart(part: str, folder: Path) -> dict[str, Any]:
     """What a part found, in a process of its own."""
     command = [sys.executable, "-m", "tests.benchmarks.full_size", "--folder", str(folder), "--part", part]
-    subprocess.run(command, check=True, env=os.environ | ALLOCATOR)
+    subprocess.run(command, check=True, env=os.environ | ALLOCATOR | {"LOCAL_RANK": "0"})
     found: dict[str, Any] = json.loads((folder / f"{part}.json").read_text())
     return found
 
