@@ -106,6 +106,8 @@ class Checkpoints:
 
         file = f"rank-{self.ranks.rank:05d}-of-{self.ranks.world:05d}.safetensors"
         self._saving = target, Behind(self.ranks, partial(_write, share, target, file), complete)
+        if share.memory is None:  # what training goes on to change is being written
+            self._finish_saving()
         return time.monotonic() - started
 
     def check(self) -> None:

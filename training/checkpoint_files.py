@@ -31,6 +31,8 @@ BASE_KINDS = ("param", "exp_avg", "exp_avg_sq")
 of the weights come after them."""
 AVERAGE = "ema"
 """The average that every run keeps, and that is looked at. A run may keep others."""
+OPEN_BYTES = 2**30
+"""So much is read of a checkpoint's files before they are opened anew."""
 
 
 class CheckpointError(Exception):
@@ -207,6 +209,7 @@ class Reader:
         self.checkpoint = checkpoint
         self.manifest = load_manifest(checkpoint)
         self._files: dict[str, Any] = {}
+        self._read_bytes = 0
 
     def engine(self, name: str) -> EngineEntry:
         """Returns an engine's entry. Raises CheckpointError naming the engines that are there."""
@@ -233,6 +236,10 @@ class Reader:
             stored = self._open(fragment.file).get_slice(tensor_key(engine, kind, parameter))
             values[first - start : last - start] = stored[first - fragment.start : last - fragment.start]
             filled += last - first
+        self._read_bytes += values.nbytes
+        if self._read_bytes > OPEN_BYTES:  # what was read of a mapped file stays in memory until that is closed
+            self._files.clear()
+            self._read_bytes = 0
         if filled != stop - start:
             raise CheckpointError(f"{self.checkpoint}: {parameter} [{start}:{stop}) has only {filled} elements")
 

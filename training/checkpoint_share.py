@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from training.checkpoint_files import FileEntry, tensor_key
@@ -24,33 +25,48 @@ class Share:
     """A copy in host memory of the fragments that this rank writes, in the order in which they will lie in their file.
 
     It takes 16 bytes a parameter with one average, over the number of ranks. memory: that of an earlier share, which is
-    written by now: fresh memory costs several times what the copy does. Raises RuntimeError when there is no room.
+    written by now: fresh memory costs several times what the copy does. State that lies in files isn't copied: `memory`
+    is None then, and training must wait until the share is written. Raises RuntimeError when there is no room.
     """
 
     def __init__(self, engines: dict[str, Engine], memory: torch.Tensor | None = None) -> None:
         fragments = {name: [f for f in engine.fragments() if f.written_here] for name, engine in engines.items()}
         self.held: Held = {name: [(f.parameter, f.start, f.stop) for f in own] for name, own in fragments.items()}
-        on_gpu = any(engine.device.type == "cuda" for engine in engines.values())
-        elements = sum((f.stop - f.start) * len(f.tensors) for own in fragments.values() for f in own)
+        self.kinds = next(iter(engines.values())).kinds
+        self._header = self._places(fragments)
+        self._parts = [
+            (engines[name], fragment, kind)
+            for name, own in fragments.items()
+            for kind in self.kinds
+            for fragment in own
+        ]
+        self.memory: torch.Tensor | None = None
+        if not any(engine.settings.state_in_files for engine in engines.values()):
+            self.memory = self._copy(memory, any(engine.device.type == "cuda" for engine in engines.values()))
+            self._parts = []
+
+    @torch.no_grad()
+    def _copy(self, memory: torch.Tensor | None, on_gpu: bool) -> torch.Tensor:
+        elements = sum(fragment.stop - fragment.start for _, fragment, _ in self._parts)
         if memory is None or memory.numel() != elements:
             # Pinned memory lets a GPU copy at the full rate of its bus.
             memory = torch.empty(elements, dtype=torch.float32, pin_memory=on_gpu)
-        self.memory = memory
-        self.kinds = next(iter(engines.values())).kinds
-        self._header = self._copy(fragments)
+        end = 0
+        for _, fragment, kind in self._parts:
+            start, end = end, end + fragment.stop - fragment.start
+            memory[start:end].copy_(fragment.tensors[kind], non_blocking=True)
         if on_gpu:
             torch.cuda.synchronize()
+        return memory
 
-    @torch.no_grad()
-    def _copy(self, fragments: dict[str, list[LocalFragment]]) -> bytes:
-        """Copies the fragments and returns the header of safetensors that says where each of them lies."""
+    def _places(self, fragments: dict[str, list[LocalFragment]]) -> bytes:
+        """The header of safetensors that says where each fragment lies."""
         places = {}
         end = 0
         for engine, own in fragments.items():
             for kind in self.kinds:
                 for fragment in own:
                     start, end = end, end + fragment.stop - fragment.start
-                    self.memory[start:end].copy_(fragment.tensors[kind], non_blocking=True)
                     places[tensor_key(engine, kind, fragment.parameter)] = {
                         "dtype": "F32",
                         "shape": [end - start],
@@ -70,16 +86,34 @@ class Share:
         with path.open("wb") as file:
             for chunk in self._chunks():
                 digest.update(chunk)
-                file.write(chunk)
+                if _is_zero(chunk):  # moments of weights that no gradient has reached: a hole takes no room
+                    file.seek(len(chunk), os.SEEK_CUR)
+                else:
+                    file.write(chunk)
                 # Has the kernel begin with these bytes now; else it would put them all off to the end.
                 os.posix_fadvise(file.fileno(), written, len(chunk), os.POSIX_FADV_DONTNEED)
                 written += len(chunk)
+            file.truncate(written)
             file.flush()
             os.fsync(file.fileno())
         return FileEntry(written, digest.hexdigest())
 
     def _chunks(self) -> Iterator[bytes | memoryview]:
         yield self._header
-        values = self.memory.view(torch.uint8).numpy().data
-        for start in range(0, len(values), CHUNK_BYTES):
-            yield values[start : start + CHUNK_BYTES]
+        if self.memory is not None:
+            yield from _pieces(self.memory)
+        for engine, fragment, kind in self._parts:
+            values = fragment.tensors[kind]
+            yield from _pieces(values)
+            engine.release([values])
+
+
+def _pieces(tensor: torch.Tensor) -> Iterator[memoryview]:
+    values = tensor.view(torch.uint8).numpy().data
+    for start in range(0, len(values), CHUNK_BYTES):
+        yield values[start : start + CHUNK_BYTES]
+
+
+def _is_zero(chunk: bytes | memoryview) -> bool:
+    """Nearly all that aren't show it by their first bytes."""
+    return not any(chunk[:64]) and not np.frombuffer(chunk, np.uint8).any()

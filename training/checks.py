@@ -17,6 +17,7 @@ from training.data_sources import BAD_SHARDS, sources_of
 from training.engine_checks import check_engine
 from training.engine_settings import COMPILE_MODES, PRECISIONS, STAGES
 from training.errors import ConfigurationError
+from training.offload_checks import check_offload
 from training.planning.cluster import FOLDER as GPUS
 from training.policy_checks import check_keep_best, check_loss_spike
 from training.schedule import DECAYS
@@ -110,6 +111,7 @@ def check_settings(config: DictConfig, world: int) -> None:
         raise ConfigurationError("data.scaled_side", side, remedy)
     check_loss_spike(config)
     check_keep_best(config)
+    check_offload(config)
     _watchdog_is_patient(config)
     check_upload_settings(config)
     _latents_can_be(config)

@@ -135,6 +135,12 @@ def initialise(patience_minutes: int = PATIENCE_MINUTES) -> Distributed:
     return Distributed(rank, world, local_rank, device)
 
 
+def become_a_group_of_one() -> None:
+    """DeepSpeed needs a process group even for one process."""
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
 def in_group() -> bool:
     """True between `initialise` and `shut_down`, where there is more than this process."""
     return dist.is_initialized()

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -17,13 +17,14 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would warn that it had to find out
 import deepspeed
 from deepspeed.runtime import compiler as deepspeed_compiler
-from deepspeed.runtime.zero import stage_1_and_2
+from deepspeed.runtime.zero import stage3, stage_1_and_2
 
 from training.checkpoint_files import AVERAGE
-from training.distributed import all_gather_by_broadcasts
+from training.distributed import all_gather_by_broadcasts, become_a_group_of_one
 from training.engine_settings import EngineSettings
 from training.fragments import LAYOUTS, LocalFragment
 from training.loss_spikes import SpikeGuard
+from training.offload import MappedFiles, initialise_in_files, made_in_files
 from training.optimizers import Optimizer
 from training.stopwatch import Stopwatch, TimedCollectives
 
@@ -77,15 +78,17 @@ class Engine:
         decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
         self._decays: dict[str, float] = {n: decays[id(p)] for n, p in module.named_parameters() if p.requires_grad}
         if not torch.distributed.is_initialized():
-            _become_a_group_of_one()
+            become_a_group_of_one()
         if torch.distributed.get_backend() == "gloo":
             stage_1_and_2.all_gather_dp_groups = all_gather_by_broadcasts
-        self._engine, self._zero, _, _ = deepspeed.initialize(
-            model=module,
-            optimizer=optimizer,
-            config=settings.deepspeed_config(micro_batch, accumulation, world),
-            dist_init_required=False,
-        )
+        self._files = MappedFiles(settings.offload_folder)
+        with made_in_files(stage3.DeepSpeedZeroOptimizer_Stage3, self._files, settings):
+            self._engine, self._zero, _, _ = deepspeed.initialize(
+                model=module,
+                optimizer=optimizer,
+                config=settings.deepspeed_config(micro_batch, accumulation, world),
+                dist_init_required=False,
+            )
         if settings.compile is not None:
             self._engine.module.compile(mode=settings.compile)  # in place: its parameters keep their names
         self.settings = settings
@@ -107,7 +110,10 @@ class Engine:
         self._state = LAYOUTS[settings.zero_stage](
             self._engine.module, optimizer, self._zero, self._shapes, torch.distributed.get_rank()
         )
-        optimizer.initialise(self._state.masters())
+        if settings.state_in_files:
+            initialise_in_files(optimizer, self._state.masters(), self._files)
+        else:
+            optimizer.initialise(self._state.masters())
         self._state.link()
 
     @property
@@ -182,11 +188,18 @@ class Engine:
         both are counted as often.
         """
         fragments = ((fragment.tensors, self._decays[fragment.parameter]) for fragment in self.fragments())
-        return self._optimizer.update_squares(fragments, self.updates)
+        return self._optimizer.update_squares(fragments, self.updates).to(self.device)
 
     def fragments(self) -> Iterator[LocalFragment]:
         """Yields what this rank holds of every parameter: fp32 weights, the optimizer's moments, averages."""
-        yield from self._state.fragments()
+        for fragment in self._state.fragments():
+            yield fragment
+            if self.settings.state_in_files:
+                self.release(fragment.tensors.values())
+
+    def release(self, tensors: Iterable[torch.Tensor] = ()) -> None:
+        """Says that these, of fragments, have been read or written: what lies in files needn't be in memory now."""
+        self._files.release(tensors)
 
     def writable(self) -> contextlib.AbstractContextManager[None]:
         """Within it all tensors of `fragments` may be written to; moments of 8 bits are rounded at its end."""
@@ -202,6 +215,7 @@ class Engine:
     def publish_weights(self) -> None:
         """Makes the module compute with the fp32 weights in `fragments`, after these were written to."""
         self._state.publish()
+        self.release()
 
     def gather(self, kind: str) -> Iterator[tuple[str, torch.Tensor]]:
         """Yields (name, whole tensor) of one kind for every parameter, float32, on every rank.
@@ -214,6 +228,7 @@ class Engine:
             fragment = held.get(name)
             if fragment is not None and fragment.written_here:
                 whole.view(-1)[fragment.start : fragment.stop] = fragment.tensors[kind]
+                self.release([fragment.tensors[kind]])
             torch.distributed.all_reduce(whole)
             yield name, whole
 
@@ -236,6 +251,7 @@ class Engine:
         if not finite and self.settings.precision != "fp16":
             raise NonFiniteUpdate(losses.tolist(), loss_is_finite=True)
         self.updates += finite and self.left_out is None
+        self.release()
         return True
 
     def _leaves_out(self) -> bool:
@@ -272,10 +288,3 @@ def _time_collectives(times: Stopwatch) -> None:
     if isinstance(backend, TimedCollectives):
         backend = backend.backend
     deepspeed.comm.comm.cdb = TimedCollectives(backend, times)
-
-
-def _become_a_group_of_one() -> None:
-    """DeepSpeed needs a process group even for one process."""
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)

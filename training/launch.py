@@ -40,6 +40,10 @@ ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 POLL_SECONDS = 0.2
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 """glibc would give each large tensor back to the kernel and fault it in anew: up to a fifth of a CPU rank's time."""
+LIKELY_CAUSES: dict[int, str] = {
+    signal.SIGKILL: " (out of memory?)",
+    signal.SIGBUS: " (is the disk of engine.offload_folder full?)",
+}
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -210,7 +214,7 @@ def explain(failures: Collection[ProcessFailure]) -> Ending:
         print(record["message"], file=sys.stderr)
         return Ending(int(record["status"]), record["message"])
     if first.exitcode < 0:
-        reason = f"was ended by {first.signal_name()}{' (out of memory?)' if first.exitcode == -signal.SIGKILL else ''}"
+        reason = f"was ended by {first.signal_name()}{LIKELY_CAUSES.get(-first.exitcode, '')}"
     else:
         reason = f"ended with status {first.exitcode} without a word"
     print(f"error: rank {first.local_rank} {reason}; the same command goes on from what was saved", file=sys.stderr)

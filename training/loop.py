@@ -170,7 +170,7 @@ def fit(
 def numbers_kept(task: Task, state: TrainState) -> dict[str, Any]:
     """What a checkpoint's manifest keeps beside the engines' tensors."""
     guard = task.engines["model"].guard
-    spikes = {} if guard is None else {"loss_spikes": guard.state()}
+    spikes: dict[str, Any] = {} if guard is None else {"loss_spikes": guard.state()}
     if state.roll_backs:
         spikes |= {"batches_left_out": state.batches_left_out, "roll_backs": state.roll_backs}
     return task.extra_state() | {"bad_samples": dict(state.bad_samples)} | spikes

@@ -37,7 +37,9 @@ def run(config: DictConfig) -> None:
     """Starts the local ranks, or is one of the ranks that a launcher started."""
     from training.distributed import PATIENCE_MINUTES
 
-    run_job(config, Job("training.train", check, make_ready, train, reached_last_step, PATIENCE_MINUTES, saved_step))
+    run_job(
+        config, Job("training.train", check_here, make_ready, train, reached_last_step, PATIENCE_MINUTES, saved_step)
+    )
 
 
 def reached_last_step(config: DictConfig) -> bool:
@@ -80,6 +82,16 @@ def check(config: DictConfig, world: int) -> None:
             check_same_optimizer(manifest, build_optimizer(config, [torch.zeros(1)]).kinds, checkpoint)
     except CheckpointError as error:
         raise ConfigurationError("run.name", config.run.name, str(error)) from None
+
+
+def check_here(config: DictConfig, world: int) -> None:
+    """`check`, and what is so on this machine alone, where ranks are to run. Raises ConfigurationError."""
+    from training.modules import parameter_shapes
+    from training.offload_checks import check_room
+
+    check(config, world)
+    if config.engine.get("offload_folder") is not None:
+        check_room(config, parameter_shapes(config), world)
 
 
 def make_ready(config: DictConfig) -> None:

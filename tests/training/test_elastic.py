@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
+import pytest
 import torch
 from torch import nn
 
@@ -22,12 +24,17 @@ BATCH = 8
 
 
 def build(
-    stage: int, world: int, precision: str = "fp32", seed: int = 0, optimizer: type[AdamW | Lion] = AdamW
+    stage: int,
+    world: int,
+    precision: str = "fp32",
+    seed: int = 0,
+    optimizer: type[AdamW | Lion] = AdamW,
+    offload: dict[str, str] | None = None,
 ) -> Engine:
     """A small module whose parameters divide evenly among nobody."""
     torch.manual_seed(seed)
     module = nn.Sequential(nn.Linear(7, 13), nn.SiLU(), nn.Linear(13, 5), nn.LayerNorm(5))
-    settings = EngineSettings(zero_stage=stage, precision=precision)
+    settings = EngineSettings(zero_stage=stage, precision=precision, **(offload or {}))
     return Engine(module, settings, optimizer(module.parameters(), 1e-2), BATCH // world, 1, world)
 
 
@@ -169,3 +176,52 @@ def test_moments_of_another_optimizer_are_refused(tmp_path: Path, on_ranks: OnRa
     said = on_ranks(1, of_another_optimizer, tmp_path)
     assert said.keys() == {"lion"}
     assert "is of another optimizer" in said["lion"]
+
+
+OFFLOADS: dict[str, tuple[int, str, dict[str, str]]] = {
+    "1, cpu": (1, "bf16", {"offload_optimizer": "cpu"}),
+    "2, cpu": (2, "fp32", {"offload_optimizer": "cpu"}),
+    "3, cpu": (3, "bf16", {"offload_optimizer": "cpu", "offload_param": "cpu"}),
+    "3, nvme": (3, "fp32", {"offload_optimizer": "nvme"}),
+    "3, nvme, weights on cpu": (3, "bf16", {"offload_optimizer": "nvme", "offload_param": "cpu"}),
+    "3, nvme, weights too": (3, "bf16", {"offload_optimizer": "nvme", "offload_param": "nvme"}),
+    "3, weights alone on nvme": (3, "fp32", {"offload_optimizer": "cpu", "offload_param": "nvme"}),
+}
+
+
+def offloaded_and_not(ranks: Distributed, folder: Path) -> dict[str, torch.Tensor]:
+    """By case, pairs [2, ...] of what should be equal: with offload and without."""
+    found = {}
+    folder.mkdir(exist_ok=True)
+    for case, (stage, precision, offload) in OFFLOADS.items():
+        offload = offload | {"offload_folder": str(folder)}
+        with mock.patch("training.engine_settings.OFFLOADED_GROUP_ELEMENTS", 50):  # several groups
+            engines = [build(stage, ranks.world, precision), build(stage, ranks.world, precision, offload=offload)]
+        checkpoints = [Checkpoints(folder / f"{case} {n}", ranks) for n in range(2)]
+        losses = []
+        for engine, kept in zip(engines, checkpoints, strict=True):
+            losses.append(train(engine, ranks, 0, 4))
+            kept.save({"model": engine}, 4, 32, {})
+            losses[-1] += train(engine, ranks, 4, 6)
+            kept.finish()
+        found[f"{case}: losses"] = torch.tensor(losses)
+        found[f"{case}: update"] = torch.stack([engine.update_squares() for engine in engines])
+        for kind in engines[0].kinds:
+            whole = [dict(engine.gather(kind)) for engine in engines]
+            found[f"{case}: {kind}"] = torch.stack([torch.cat([t.view(-1) for t in w.values()]) for w in whole])
+        # Each goes on from the other's checkpoint.
+        for engine, other in zip(engines, reversed(checkpoints), strict=True):
+            assert other.restore_newest({"model": engine}) is not None
+        again = torch.tensor([train(engine, ranks, 4, 6) for engine in engines])
+        found[f"{case}: resumed"] = torch.stack([again.view(-1), torch.tensor([one[4:] for one in losses]).view(-1)])
+    return found
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_offloaded_state_trains_is_saved_and_restored_as_state_that_is_not(
+    world: int, tmp_path: Path, on_ranks: OnRanks
+) -> None:
+    found = on_ranks(world, offloaded_and_not, tmp_path)
+    assert len(found) == 7 * len(OFFLOADS)
+    for key, (plain, offloaded) in found.items():
+        torch.testing.assert_close(offloaded, plain, rtol=1e-6, atol=1e-7, msg=lambda m, k=key: f"{k}: {m}")

@@ -59,6 +59,23 @@ ALONE = {
     "precision without masters": Wrong(
         ("engine=zero0", "engine.precision=bf16"), "engine.precision=bf16", "choose engine=zero1"
     ),
+    "unknown offload": Wrong(
+        ("engine=zero3", "engine.offload_optimizer=disk"), "engine.offload_optimizer=disk", "one of null, cpu, nvme"
+    ),
+    "offload of another stage": Wrong(
+        ("engine=zero2", "engine.offload_optimizer=nvme"), "engine.offload_optimizer=nvme", "choose engine=zero3"
+    ),
+    "offload to nowhere": Wrong(
+        ("engine=zero3", "engine.offload_optimizer=nvme"), "engine.offload_folder=null", "a folder of a local disk"
+    ),
+    "offload to no folder": Wrong(
+        ("engine=zero3", "engine.offload_optimizer=nvme", "engine.offload_folder=/no/folder"),
+        "engine.offload_folder=/no/folder",
+        "make it",
+    ),
+    "weights away and their moments not": Wrong(
+        ("engine=zero3", "engine.offload_param=cpu"), "engine.offload_optimizer=null", "choose cpu or nvme"
+    ),
     "words for a number": Wrong(("steps=abc",), "steps=abc", "a whole number, such as "),
     "a fraction for a count": Wrong(("steps=1.5",), "steps=1.5", "a whole number"),
     "nothing for a count": Wrong(("steps=null",), "steps=null", "a whole number of at least 1"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from training.engine_settings import STAGES, EngineSettings
-from training.planning.memory import ELEMENT_BYTES, Parts, peak, phases, state
+from training.engine_settings import ELEMENT_BYTES, STAGES, EngineSettings
+from training.planning.memory import Parts, peak, phases, state
 from training.planning.passes import Counted
 
 SHOWN = 7

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from training.engine_settings import EngineSettings
+from training.engine_settings import ELEMENT_BYTES, EngineSettings
 from training.planning.cluster import Cluster
-from training.planning.memory import ALLREDUCE_ELEMENTS, ELEMENT_BYTES, LIVE_ELEMENTS, Trained
+from training.planning.memory import ALLREDUCE_ELEMENTS, LIVE_ELEMENTS, Trained
 
 Collective = Literal["all_reduce", "all_gather", "reduce_scatter"]
 When = Literal["forward and backward", "backward", "update"]

@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from training.engine_settings import EngineSettings
+from training.engine_settings import ELEMENT_BYTES, EngineSettings
 from training.planning.counting import Pass
 
-ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 # DeepSpeed's own, which our engine doesn't set: the elements that plain data parallelism reduces at a time, and for
 # ZeRO 3 the elements of a parameter up to which it stays whole, those of whole parameters at a time, and those
 # gathered ahead.
@@ -67,16 +66,18 @@ def state(trained: Trained, settings: EngineSettings, ranks: int) -> Parts:
     """What is there between two steps, gradients as they are when a step begins: nothing of it depends on images.
 
     A parameter takes w bytes as a weight and w as a gradient, 4 in fp32 or 2, 8 for Adam's moments, 4 for each of its
-    averages and, with ZeRO, 4 for its fp32 weight. ZeRO shards the last three from stage 1 on. The gradient that a rank
-    keeps for the step is its own shard's from stage 1 on, too: those of others are dropped once they are reduced.
+    averages and, with ZeRO, 4 for its fp32 weight. ZeRO shards the last three from stage 1 on, and offload has them
+    elsewhere, as it has the shards of weights. The gradient that a rank keeps for the step is its own shard's from
+    stage 1 on, too: those of others are dropped once they are reduced.
     """
     width, elements, stage = ELEMENT_BYTES[settings.precision], trained.elements, settings.zero_stage
     if stage == 0:
         moments = trained.moment_bytes * elements
         return Parts(width * elements, width * elements, moments, 4 * trained.averages * elements)
     share = elements / ranks
-    whole = elements if stage < 3 else share + trained.persistent
-    return Parts(width * whole, width * share, (4 + trained.moment_bytes) * share, 4 * trained.averages * share)
+    whole = elements if stage < 3 else (0 if settings.offload_param else share) + trained.persistent
+    here = 0 if settings.offload_optimizer else share
+    return Parts(width * whole, width * share, (4 + trained.moment_bytes) * here, 4 * trained.averages * here)
 
 
 def phases(
@@ -125,7 +126,7 @@ def phases(
         found["reduction"] = at(between.gradients, 0.0, width * min(trained.elements, ALLREDUCE_ELEMENTS))
     elif stage == 1 and not settings.overlap_communication:
         found["reduction"] = at(width * trained.elements + own, 0.0, waiting)
-    if stage > 0:
+    if stage > 0 and not settings.offload_optimizer:
         flat = own if width == 4 else own + 4 * share  # made one tensor, then turned into fp32
         found["update"] = at(between.gradients + flat, 0.0, 0.0, weights=0.0)
     return found

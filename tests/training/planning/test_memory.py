@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from training.engine_settings import EngineSettings
@@ -42,6 +44,21 @@ def test_the_state_takes_the_known_bytes_a_parameter(
     found = state(MODEL, engine(stage, precision), ranks)
     assert found.total == pytest.approx(ELEMENTS * (whole + sharded / ranks))
     assert found.ema == pytest.approx(4 * ELEMENTS / (1 if stage == 0 else ranks))
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_offload_takes_the_optimizers_state_off_the_gpu(stage: int) -> None:
+    there, gone = (replace(engine(stage), offload_optimizer=place) for place in (None, "cpu"))
+    before, after = (state(MODEL, settings, 8) for settings in (there, gone))
+    assert before.total - after.total == pytest.approx((12 + 4) * ELEMENTS / 8)
+    assert (after.optimizer, after.ema) == (0, 0)
+    assert "update" not in phases(MODEL, gone, 8, 1, training(1e9))
+
+
+def test_offload_takes_the_shards_of_weights_off_the_gpu() -> None:
+    some = Trained(ELEMENTS, 10**6)
+    settings = replace(engine(3), offload_optimizer="cpu", offload_param="cpu")
+    assert state(some, settings, 8).weights == 2 * 10**6
 
 
 def test_zero_3_leaves_small_parameters_whole() -> None:
