@@ -19,7 +19,7 @@ from models.noisy_classifier import NoisyClassifier
 from models.objective import LOSSES
 from models.perceptual import PerceptualLoss
 from models.prediction import PREDICTIONS
-from training.data_sources import sources_of
+from training.data_sources import buckets_of, sources_of
 from training.distributed import Distributed
 from training.ema import AdamWithEMA
 from training.engine import Engine
@@ -120,6 +120,7 @@ def build_loader(config: DictConfig, sources: Sequence[IndexedSource], storage: 
         quarantine=Path(config.run.folder) / "bad_samples" / f"rank-{ranks.rank:05d}.jsonl",
         replace_bad_shards=config.data.bad_shards == "replace",
         latents=config.data.latents is not None,
+        buckets=buckets_of(config),
     )
 
 

@@ -12,7 +12,7 @@ from tests.training.runs import train
 from training.distributed import Distributed
 from training.metrics import METRICS, metric, repeats, table
 
-ELSEWHERE = {"data/bad/<reason>", "run/goodput", "run/restarts", "run/lost_steps"}
+ELSEWHERE = {"data/bad/<reason>", "data/size/<width>x<height>", "run/goodput", "run/restarts", "run/lost_steps"}
 """Logged by runs of other tests, or above the loop."""
 
 
