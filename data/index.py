@@ -148,7 +148,8 @@ class Part:
         number = int(np.searchsorted(self._ends, position, side="right"))
         start = int(self._ends[number - 1]) if number else 0
         entries = self.index.entries(number)
-        rows = [] if entries.buckets is None else np.flatnonzero(self._is_mine[entries.buckets])
+        unsorted = np.zeros(0, dtype=np.int64)
+        rows = unsorted if entries.buckets is None else np.flatnonzero(self._is_mine[entries.buckets])
         if len(rows) != self.shard_sizes[number]:
             raise DataError(
                 f"{self.index.shards[number].offsets_url} has {len(rows)} samples in these buckets and its index says "

@@ -172,13 +172,14 @@ class Offsets:
         """The bytes of a sidecar file (numpy's npz)."""
         buffer = io.BytesIO()
         columns: dict[str, Any] = {f"member.{extension}": rows for extension, rows in self.members.items()}
+        if self.buckets is not None:
+            columns["buckets"] = self.buckets
         np.savez(
             buffer,
             version=np.array(_VERSION),
             keys=self.keys,
             headers_crc32=self.headers_crc32,
             truncated=self.truncated,
-            **({} if self.buckets is None else {"buckets": self.buckets}),
             **columns,
         )
         return buffer.getvalue()

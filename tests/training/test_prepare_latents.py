@@ -134,7 +134,7 @@ def test_a_run_on_images_goes_on_with_their_latents_in_the_same_order_and_says_n
 ) -> None:
     """Conditions that the latents were written with are met by all of them, the bad ones too, which have no .json."""
     storage = Storage()
-    overrides = [*overrides, "data.where={caption:{not_among:[a red square]}}"]
+    overrides = [*overrides, "data.where={caption:{not_among:[a blue square]}}"]
     prepare(on_ranks, 1, overrides)
     order = []
     for settings in (online(overrides), from_latents(overrides)):
