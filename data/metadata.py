@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import IO, Any, cast
 
-from data.errors import NotFound
+from data.errors import DataError, NotFound, StoreUnavailable
 from data.offsets import Entry, Member
 from data.stream import Storage
 from data.transforms import IMAGE_EXTENSIONS, BadSample, details_of, size_of_image
@@ -44,7 +44,11 @@ def table_bytes(shard_url: str, storage: Storage) -> int:
     """Bytes of the parquet beside a shard; -1 where there is none."""
     try:
         return storage.size(table_of(shard_url))
-    except NotFound:
+    except StoreUnavailable:
+        raise
+    except DataError as error:  # a store may refuse to say that there is none
+        if not isinstance(error, NotFound):
+            log.info("done without: %s", error)
         return -1
 
 

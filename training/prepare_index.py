@@ -37,13 +37,12 @@ def run(config: DictConfig) -> None:
         raise ConfigurationError("output", None, f"url={urls} is no folder; name one for the index")
     buckets = None
     if config.buckets is not None:
-        others = dict(config.buckets)
-        image_size = others.pop("image_size", None)
-        if not isinstance(image_size, int):
-            raise ConfigurationError(
-                "buckets.image_size", image_size, "give the pixels of a side of the square, as 512"
-            )
-        buckets = sizes_of(others, image_size, "buckets")
+        size = OmegaConf.select(config, "buckets.image_size") if OmegaConf.is_dict(config.buckets) else None
+        if not isinstance(size, int):
+            remedy = "give {image_size: 512, step: 64, largest_aspect: 2}, those of the run; or null"
+            raise ConfigurationError("buckets", config.buckets, remedy)
+        others = {name: value for name, value in config.buckets.items() if name != "image_size"}
+        buckets = sizes_of(others, size, "buckets")
     shards = storage.check(urls)  # an index that is there already doesn't stand for shards that came since
     build_index(
         shards,
