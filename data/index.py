@@ -9,9 +9,14 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from urllib.parse import urlsplit
 
+import numpy as np
+from numpy.typing import NDArray
+
+from data.buckets import LARGEST_NUMBER, Size
 from data.errors import DataError
 from data.offsets import Entry, Offsets, read_headers
 from data.stream import Storage, join
@@ -25,12 +30,15 @@ _KEPT_SHARDS = 128  # offsets of this many shards stay in memory
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """url of the tar, samples in it and bytes of it (-1: unknown), url of its offsets sidecar (or None)."""
+    """url of the tar, samples in it and bytes of it (-1: unknown), url of its offsets sidecar (or None). sizes: of the
+    buckets that its samples were sorted into, none where they weren't; in_buckets: samples in each."""
 
     url: str
     count: int = -1
     size: int = -1
     offsets_url: str | None = None
+    sizes: tuple[Size, ...] = ()
+    in_buckets: tuple[int, ...] = ()
 
 
 class Index:
@@ -84,9 +92,19 @@ class Index:
             raise IndexError(f"position={position} is outside 0 … {len(self) - 1}")
         number = bisect_right(self._ends, position)
         start = self._ends[number - 1] if number else 0
-        return self.shards[number].url, self._entries(number)[position - start]
+        return self.shards[number].url, self.entries(number)[position - start]
 
-    def _entries(self, number: int) -> Offsets:
+    def sorted_into(self, sizes: Sequence[Size]) -> bool:
+        """Whether all samples were sorted into buckets of these sizes when the index was made."""
+        return all(shard.sizes == tuple(sizes) for shard in self.shards)
+
+    @cached_property
+    def in_buckets(self) -> NDArray[np.int64]:
+        """Samples in each bucket, int64 [shards, buckets], of an index that is `sorted_into` any."""
+        return np.array([shard.in_buckets for shard in self.shards], dtype=np.int64)
+
+    def entries(self, number: int) -> Offsets:
+        """The samples of a shard, by its number. Raises DataError when they aren't what the index says."""
         found = self._offsets.get(number)
         if found is not None:
             return found
@@ -104,6 +122,40 @@ class Index:
         while len(self._offsets) > _KEPT_SHARDS and self.shards[next(iter(self._offsets))].offsets_url:
             self._offsets.popitem(last=False)
         return entries
+
+
+class Part:
+    """The samples of an index that are in some of its buckets, by position 0 … len - 1, in the order of the index.
+
+    buckets: numbers of the sizes that the index's samples were sorted into. shard_sizes: int64 [shards], samples of the
+    part in each shard.
+    """
+
+    def __init__(self, index: Index, buckets: Sequence[int]) -> None:
+        self.index = index
+        self._is_mine = np.zeros(LARGEST_NUMBER + 1, dtype=np.bool_)
+        self._is_mine[list(buckets)] = True
+        self.shard_sizes = index.in_buckets[:, buckets].sum(1)
+        self._ends = np.cumsum(self.shard_sizes)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def sample(self, position: int) -> tuple[str, Entry]:
+        """Shard URL and entry of the sample at `position`. Raises IndexError outside 0 … len - 1."""
+        if not 0 <= position < len(self):
+            raise IndexError(f"position={position} is outside 0 … {len(self) - 1}")
+        number = int(np.searchsorted(self._ends, position, side="right"))
+        start = int(self._ends[number - 1]) if number else 0
+        entries = self.index.entries(number)
+        unsorted = np.zeros(0, dtype=np.int64)
+        rows = unsorted if entries.buckets is None else np.flatnonzero(self._is_mine[entries.buckets])
+        if len(rows) != self.shard_sizes[number]:
+            raise DataError(
+                f"{self.index.shards[number].offsets_url} has {len(rows)} samples in these buckets and its index says "
+                f"{self.shard_sizes[number]}: prepare the index again"
+            )
+        return self.index.shards[number].url, entries[int(rows[position - start])]
 
 
 def find_shards(urls: str | Sequence[str], storage: Storage) -> list[Shard]:
@@ -140,12 +192,15 @@ def _read_index(url: str, storage: Storage) -> list[Shard]:
     try:
         content = json.loads(storage.read(url))
         listed = content["shardlist"]
+        sizes = tuple((int(width), int(height)) for width, height in content.get("buckets", []))
         return [
             Shard(
                 _resolve(folder, entry["url"]),
                 int(entry["nsamples"]),
                 int(entry.get("filesize", -1)),
                 _resolve(folder, entry["offsets"]) if entry.get("offsets", "").endswith(SIDECAR_SUFFIX) else None,
+                sizes,
+                tuple(entry["in_buckets"]) if sizes else (),
             )
             for entry in listed
         ]

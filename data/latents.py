@@ -25,7 +25,7 @@ from data.errors import DataError
 from data.pictures import Seen
 from data.stream import Storage, join
 from data.transforms import REASONS, BadSample
-from data.view import chosen
+from data.view import Shape, chosen
 
 KEY_NAME = "latents.json"
 MOMENTS = "safetensors"
@@ -100,7 +100,7 @@ class MomentsReader:
         self.image_size = image_size
         self.flip = flip
 
-    def read(self, members: Mapping[str, bytes], generator: np.random.Generator) -> Seen:
+    def read(self, members: Mapping[str, bytes], generator: np.random.Generator, shape: Shape | None = None) -> Seen:
         """The moments, without an image. Raises BadSample for the reason that the picture was bad."""
         if BAD in members:
             reason = members[BAD].decode(errors="replace")
@@ -110,7 +110,7 @@ class MomentsReader:
         try:
             tensors = safetensors.torch.load(members[MOMENTS])
             height, width = tensors["size"].tolist()
-            view = chosen(height, width, self.image_size, self.image_size, self.flip, generator)
+            view = chosen(height, width, self.image_size, self.image_size, self.flip, generator, shape)
             return Seen(view, _NO_IMAGE, tensors["mirrored" if view.mirrored else "moments"])
         except (SafetensorError, KeyError, ValueError) as error:
             raise BadSample("undecodable", f"{type(error).__name__}: {error}") from error

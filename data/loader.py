@@ -8,6 +8,8 @@ from pathlib import Path
 
 from data.bad_samples import BadSamples
 from data.batch import Batch
+from data.bucketing import Bucketed
+from data.buckets import Buckets
 from data.errors import DataError
 from data.inputs import Input
 from data.latents import MomentsReader
@@ -26,7 +28,8 @@ class Loader:
     The samples of optimizer step s are the global sample numbers [s * G, (s + 1) * G), G = `global_batch`;
     micro-batch a of rank r holds the numbers s * G + (a * world + r) * micro_batch + i. Which sample stands
     at a number is the business of `data.mixture` and `data.order`; everything random about it is keyed by
-    (seed, number). So what a step trains on does not depend on ranks, workers, or where the run was resumed.
+    (seed, number). So what a step trains on does not depend on ranks, workers, or where the run was resumed. With
+    `buckets`, the pictures of a step all have one of their sizes: see `data.bucketing`.
 
     sources, storage: what to read, and how. seed: 0 or more. image_size: side of the square images in pixels.
     inputs: what is read for the model's conditioners, by name. workers: processes that load ahead; 0 loads in this one.
@@ -39,7 +42,8 @@ class Loader:
     end loading in a DataError.
     quarantine: a file to which every bad sample is added, one JSON object a line.
     pin_memory: put batches into page-locked memory, for copies to a GPU. batches_ahead: of each worker.
-    latents: the shards hold the moments of images of image_size (data.latents) instead of pictures.
+    latents: the shards hold the moments of images of image_size (data.latents) instead of pictures. buckets: of
+    image_size, that the sources' indices are sorted into; None: all pictures are squares.
 
     Raises DataError when the batch arithmetic does not come out.
     """
@@ -68,6 +72,7 @@ class Loader:
         pin_memory: bool = False,
         batches_ahead: int = 2,
         latents: bool = False,
+        buckets: Buckets | None = None,
     ) -> None:
         if micro_batch < 1 or world < 1 or not 0 <= rank < world:
             raise DataError(f"micro_batch={micro_batch} and world={world} must be at least 1, rank={rank} below world")
@@ -86,10 +91,18 @@ class Loader:
         self.quarantine = quarantine
         self.pin_memory = pin_memory
         self.batches_ahead = batches_ahead
-        self.mixture = Mixture(sources, seed, group_shards, jitter_samples)
+        self.numbered: Mixture | Bucketed = (
+            Mixture(sources, seed, group_shards, jitter_samples)
+            if buckets is None
+            else Bucketed(sources, buckets, global_batch, seed, group_shards, jitter_samples)
+        )
         side = image_size if scaled_side is None else scaled_side
         if side < image_size:
             raise DataError(f"scaled_side={side} must be at least image_size={image_size}")
+        if latents and buckets is not None:
+            raise DataError("buckets must be None: latents are of squares")
+        if buckets is not None and (image_size, image_size) not in buckets.sizes:
+            raise DataError(f"buckets are {buckets.sizes}: the square of image_size={image_size} is to be among them")
         if latents and side != image_size:
             raise DataError(f"scaled_side={side} must be image_size={image_size}: latents are of pictures' middle")
         pictures: PictureReader = (
@@ -97,7 +110,7 @@ class Loader:
             if latents
             else ImageReader(image_size, side, flip, smallest_side, max_pixels)
         )
-        self._samples = Samples(self.mixture, MemberReader(storage, replace_bad_shards), pictures, seed, inputs)
+        self._samples = Samples(self.numbered, MemberReader(storage, replace_bad_shards), pictures, seed, inputs)
 
     @property
     def accumulation(self) -> int:
@@ -113,13 +126,17 @@ class Loader:
             micro_batch += 1
 
     def account(self, number: int) -> dict[str, float]:
-        """Metrics of the global sample numbers below `number`: epochs, and samples, of each source if it has a name."""
+        """Metrics of the global sample numbers below `number`: epochs; samples of each source if it has a name, and of
+        each size if there are several."""
         metrics: dict[str, float] = {}
-        for source, seen in zip(self.mixture.sources, self.mixture.seen(number), strict=True):
+        for source, seen in zip(self.numbered.sources, self.numbered.seen(number), strict=True):
             mark = f"/{source.name}" if source.name else ""
             metrics[f"data/epoch{mark}"] = seen / len(source.index)
             if mark:
                 metrics[f"data/samples{mark}"] = seen
+        if isinstance(self.numbered, Bucketed):
+            for (width, height), seen in self.numbered.seen_of_sizes(number).items():
+                metrics[f"data/size/{width}x{height}"] = seen
         return metrics
 
     def whereabouts(self, step: int) -> str:
@@ -127,7 +144,7 @@ class Loader:
         numbers = list(itertools.chain(*itertools.islice(self.numbers(step), self.accumulation)))
         urls: dict[str, list[int]] = {}
         for number in numbers:
-            urls.setdefault(self.mixture.sample(number)[1], []).append(number)
+            urls.setdefault(self.numbered.sample(number)[1], []).append(number)
         return "samples are " + "; ".join(f"{', '.join(map(str, of))} in {url}" for url, of in urls.items())
 
     def step(self, number: int) -> Batch:

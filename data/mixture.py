@@ -41,7 +41,7 @@ class Turns:
     weights: above 0, in any unit. Raises ValueError for others.
     """
 
-    def __init__(self, weights: Sequence[float], seed: int) -> None:
+    def __init__(self, weights: Sequence[float | Fraction], seed: int) -> None:
         if not weights or not all(0 < weight < float("inf") for weight in weights):
             raise ValueError(f"weights={list(weights)} must be one or more numbers above 0")
         exact = [Fraction(weight) for weight in weights]
@@ -89,11 +89,13 @@ class Turns:
 
 @dataclass(frozen=True, slots=True)
 class IndexedSource:
-    """A source that samples are drawn from. name: "" for the only one. weight: its share, in any unit."""
+    """A source that samples are drawn from. name: "" for the only one. weight: its share, in any unit. images: where
+    samples are latents, the fingerprint of the index of the images that they are of."""
 
     index: Index
     name: str = ""
     weight: float = 1.0
+    images: str | None = None
 
 
 class Mixture:
@@ -112,7 +114,7 @@ class Mixture:
             raise DataError(str(error)) from error
         self.sources = list(sources)
         self.orders = [
-            Order(source.index.shard_sizes, _seed_of(seed, source.name), group_shards, jitter_samples)
+            Order(source.index.shard_sizes, seed_of(seed, source.name), group_shards, jitter_samples)
             for source in sources
         ]
 
@@ -121,11 +123,18 @@ class Mixture:
         source, n = self._turns.at(number)
         return source, *self.sources[source].index.sample(self.orders[source].position(n))
 
+    def pool(self, number: int) -> Index:
+        """The samples that the one at a global sample number was drawn from."""
+        return self.sources[self._turns.at(number)[0]].index
+
+    def shape(self, number: int) -> None:
+        """Of pictures at a global sample number: all have one, which is known elsewhere."""
+
     def seen(self, number: int) -> list[int]:
         """Samples of each source among the global sample numbers below `number`."""
         return self._turns.counts(number)
 
 
-def _seed_of(seed: int, name: str) -> int:
+def seed_of(seed: int, name: str) -> int:
     """A named source draws from a seed of its own, or sources of one size would be read in the same order."""
     return seed if not name else int.from_bytes(blake2b(f"{seed}/{name}".encode(), digest_size=8).digest(), "little")

@@ -110,7 +110,8 @@ class Offsets:
     """The samples of one shard in arrays: a shard of 10,000 takes a megabyte, and a millisecond to read.
 
     keys: bytes [N]. members: by extension, int64 [N, 3] of offset, size and CRC-32, -1 where there is none.
-    headers_crc32: uint32 [N]. truncated: bool [N].
+    headers_crc32: uint32 [N]. truncated: bool [N]. buckets: uint8 [N], the size of `data.buckets` that each is cut to;
+    None where nobody asked.
     """
 
     def __init__(
@@ -119,11 +120,13 @@ class Offsets:
         members: dict[str, NDArray[np.int64]],
         headers_crc32: NDArray[np.uint32],
         truncated: NDArray[np.bool_],
+        buckets: NDArray[np.uint8] | None = None,
     ) -> None:
         self.keys = keys
         self.members = members
         self.headers_crc32 = headers_crc32
         self.truncated = truncated
+        self.buckets = buckets
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> "Offsets":
@@ -144,6 +147,17 @@ class Offsets:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def only(self, kept: NDArray[np.bool_], buckets: NDArray[np.uint8] | None) -> "Offsets":
+        """Those of the samples that are to be kept, bool [N]. buckets: of all samples, or None."""
+        members = {extension: rows[kept] for extension, rows in self.members.items()}
+        return Offsets(
+            self.keys[kept],
+            {extension: rows for extension, rows in members.items() if (rows[:, 0] != _UNKNOWN).any()},
+            self.headers_crc32[kept],
+            self.truncated[kept],
+            None if buckets is None else buckets[kept],
+        )
+
     def __getitem__(self, position: int) -> Entry:
         members = {}
         for extension, rows in self.members.items():
@@ -158,6 +172,8 @@ class Offsets:
         """The bytes of a sidecar file (numpy's npz)."""
         buffer = io.BytesIO()
         columns: dict[str, Any] = {f"member.{extension}": rows for extension, rows in self.members.items()}
+        if self.buckets is not None:
+            columns["buckets"] = self.buckets
         np.savez(
             buffer,
             version=np.array(_VERSION),
@@ -180,9 +196,11 @@ class Offsets:
                     for column in file.files
                     if column.startswith("member.")
                 }
-                found = cls(file["keys"], members, file["headers_crc32"], file["truncated"])
+                buckets = file["buckets"] if "buckets" in file.files else None
+                found = cls(file["keys"], members, file["headers_crc32"], file["truncated"], buckets)
             wrong = [rows.shape for rows in members.values() if rows.shape != (len(found), 3)]
-            if wrong or len(found.truncated) != len(found) or len(found.headers_crc32) != len(found):
+            others = [found.truncated, found.headers_crc32, *([] if buckets is None else [buckets])]
+            if wrong or any(len(column) != len(found) for column in others):
                 raise ValueError(f"{len(found)} keys and arrays of other lengths")
             return found
         except (ValueError, KeyError, TypeError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:

@@ -41,7 +41,11 @@ class Order:
     """
 
     def __init__(
-        self, shard_sizes: Sequence[int], seed: int, group_shards: int = 64, jitter_samples: int = 4096
+        self,
+        shard_sizes: Sequence[int] | NDArray[np.int64],
+        seed: int,
+        group_shards: int = 64,
+        jitter_samples: int = 4096,
     ) -> None:
         self.sizes = np.asarray(shard_sizes, dtype=np.int64)
         if self.sizes.ndim != 1 or not self.sizes.size or self.sizes.min() < 0 or not self.sizes.sum():

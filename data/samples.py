@@ -1,6 +1,7 @@
 """From global sample numbers to a batch: order, bytes and transforms put together."""
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,19 +11,36 @@ from torch.utils.data import Dataset
 
 from data.batch import Batch, Fault
 from data.errors import DataError
+from data.index import Index, Part
 from data.inputs import Input, Parts
 from data.members import MemberReader
-from data.mixture import Mixture
 from data.offsets import Entry
 from data.order import keyed_raw
 from data.pictures import PictureReader, Seen
 from data.transforms import BadSample, choose_caption, details_of
+from data.view import Shape
 
 _REPLACEMENT = 1  # a keyed stream of its own; the transforms draw from stream 0
 _REPLACEMENTS = 20
 
 Read = tuple[Seen, str, dict[str, Tensor]]
 """What is seen of the picture, caption, and the inputs by name."""
+
+
+class Numbered(Protocol):
+    """Which sample stands at a global sample number: a `data.mixture.Mixture`, or a `data.bucketing.Bucketed`."""
+
+    def sample(self, number: int) -> tuple[int, str, Entry]:
+        """Its source, shard URL and entry."""
+        ...
+
+    def pool(self, number: int) -> Index | Part:
+        """The samples that it was drawn from, and that one in its place is drawn from."""
+        ...
+
+    def shape(self, number: int) -> Shape | None:
+        """Of its picture; None: the one that all pictures have."""
+        ...
 
 
 class Samples(Dataset[Batch]):
@@ -32,9 +50,9 @@ class Samples(Dataset[Batch]):
     """
 
     def __init__(
-        self, mixture: Mixture, members: MemberReader, pictures: PictureReader, seed: int, inputs: Mapping[str, Input]
+        self, numbered: Numbered, members: MemberReader, pictures: PictureReader, seed: int, inputs: Mapping[str, Input]
     ) -> None:
-        self.mixture = mixture
+        self.numbered = numbered
         self.members = members
         self.pictures = pictures
         self.seed = seed
@@ -51,10 +69,12 @@ class Samples(Dataset[Batch]):
 
     def _batch(self, numbers: Sequence[int]) -> Batch:
         self.members.storage.traffic.take()  # of others who read through this storage before
-        located = [self.mixture.sample(number) for number in numbers]
+        located = [self.numbered.sample(number) for number in numbers]
         self.members.prefetch((url, entry) for _, url, entry in located)
         faults: list[Fault] = []
-        samples = [self._sample(number, *place, faults) for number, place in zip(numbers, located, strict=True)]
+        samples = [
+            self._sample(number, url, entry, faults) for number, (_, url, entry) in zip(numbers, located, strict=True)
+        ]
         images = np.stack([seen.image for seen, _, _ in samples])  # [B, H, W, 3]
         moments = [seen.moments for seen, _, _ in samples if seen.moments is not None]
         return Batch(
@@ -68,9 +88,9 @@ class Samples(Dataset[Batch]):
             traffic=self.members.storage.traffic.take(),
         )
 
-    def _sample(self, number: int, source: int, url: str, entry: Entry, faults: list[Fault]) -> Read:
-        """What is read of a sample; a bad sample's spare is of the same source, by (seed, number) alone."""
-        index = self.mixture.sources[source].index
+    def _sample(self, number: int, url: str, entry: Entry, faults: list[Fault]) -> Read:
+        """What is read of a sample; a bad sample's spare is of the same pool, by (seed, number) alone."""
+        pool = self.numbered.pool(number)
         spares = keyed_raw((self.seed, number), (0, _REPLACEMENT), _REPLACEMENTS)
         for spare in [*spares, None]:
             try:
@@ -78,7 +98,7 @@ class Samples(Dataset[Batch]):
             except BadSample as error:
                 faults.append(Fault(error.reason, url, entry.key, number))
             if spare is not None:
-                url, entry = index.sample(int(spare) % len(index))
+                url, entry = pool.sample(int(spare) % len(pool))
         raise DataError(
             f"sample number {number} and {_REPLACEMENTS} others in its place are bad, the last: "
             f"{faults[-1]}. Check that these are the right shards"
@@ -89,7 +109,7 @@ class Samples(Dataset[Batch]):
         generator = np.random.Generator(np.random.Philox(key=_key(self.seed, number)))
         details = details_of(members)
         caption = choose_caption(members, details, generator)
-        seen = self.pictures.read(members, generator)
+        seen = self.pictures.read(members, generator, self.numbered.shape(number))
         parts = Parts(members, details, caption, seen.image, seen.view, generator)
         return seen, caption, {name: kind.read(parts) for name, kind in self.inputs.items()}
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 Reason = Literal[
     "truncated",
@@ -29,6 +29,7 @@ Reason = Literal[
 REASONS: tuple[str, ...] = get_args(Reason)
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif")
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # the other decoders of Pillow are not for untrusted files
+_ON_THEIR_SIDE = (5, 6, 7, 8)
 DEFAULT_MAX_PIXELS = 64_000_000
 
 
@@ -60,6 +61,17 @@ def decode_image(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[n
     except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files
         reason: Reason = "truncated" if "truncated" in str(error).lower() else "undecodable"
         raise BadSample(reason, f"{type(error).__name__}: {error}") from error
+
+
+def size_of_image(data: bytes) -> tuple[int, int] | None:
+    """Width and height of an image, upright by its EXIF, of which nothing is decoded; None where these bytes, which
+    may be its first ones alone, don't tell."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            on_its_side = image.getexif().get(ExifTags.Base.Orientation) in _ON_THEIR_SIDE
+            return (image.height, image.width) if on_its_side else (image.width, image.height)
+    except Exception:  # Pillow's decoders raise a dozen kinds on damaged files
+        return None
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:

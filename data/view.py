@@ -10,11 +10,13 @@ from PIL import Image
 
 Box = tuple[float, float, float, float]
 """left, top, right, bottom."""
+Shape = tuple[int, int]
+"""Height and width in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A square of a picture of `height` x `width` pixels, mirrored or not. box: its edges in pixels of the picture."""
+    """A part of a picture of `height` x `width` pixels, mirrored or not. box: its edges in pixels of the picture."""
 
     height: int
     width: int
@@ -22,14 +24,18 @@ class View:
     mirrored: bool = False
 
     def cut(self, picture: NDArray[np.uint8], size: int, resampling: Image.Resampling) -> NDArray[np.uint8]:
-        """The square of uint8 [height, width, ...], scaled to [size, size, ...]."""
-        if self.box != (0, 0, size, size):
-            picture = np.array(Image.fromarray(picture).resize((size, size), resampling, box=self.box))
+        """The part of uint8 [height, width, ...], scaled to a square [size, size, ...]."""
+        return self.cut_to(picture, (size, size), resampling)
+
+    def cut_to(self, picture: NDArray[np.uint8], shape: Shape, resampling: Image.Resampling) -> NDArray[np.uint8]:
+        """The part of uint8 [height, width, ...], scaled to [*shape, ...]."""
+        if self.box != (0, 0, shape[1], shape[0]):
+            picture = np.array(Image.fromarray(picture).resize((shape[1], shape[0]), resampling, box=self.box))
         return np.ascontiguousarray(picture[:, ::-1] if self.mirrored else picture)
 
     @property
     def share(self) -> Box:
-        """The square's edges as shares of the picture's sides; of the mirrored picture, where the view is mirrored."""
+        """The part's edges as shares of the picture's sides; of the mirrored picture, where the view is mirrored."""
         left, right = self.box[0] / self.width, self.box[2] / self.width
         if self.mirrored:
             left, right = 1 - right, 1 - left
@@ -48,29 +54,40 @@ class View:
 
 def middle(height: int, width: int, size: int) -> View:
     """The middle of a picture whose shorter side is scaled to `size`."""
-    return _view(height, width, size, size, 0.5, 0.5, mirrored=False)
+    return _view(height, width, (size, size), 1.0, 0.5, 0.5, mirrored=False)
 
 
-def chosen(height: int, width: int, size: int, scaled_side: int, flip: bool, generator: np.random.Generator) -> View:
+def chosen(
+    height: int,
+    width: int,
+    size: int,
+    scaled_side: int,
+    flip: bool,
+    generator: np.random.Generator,
+    shape: Shape | None = None,
+) -> View:
     """The part of a picture that a sample trains on.
 
     size: of the square in pixels, after the picture's shorter side was scaled to scaled_side, which is at least size.
-    Equal, the middle is taken; else the place is drawn. flip: mirror half of the pictures.
+    Equal, the middle is taken; else the place is drawn. shape: of a rectangle in the square's place, for which the
+    picture is scaled until it covers it, and then by scaled_side / size. flip: mirror half of the pictures.
     """
     across, down = (0.5, 0.5) if scaled_side == size else generator.random(2)
     mirrored = flip and generator.random() < 0.5
-    return _view(height, width, size, scaled_side, across, down, mirrored)
+    return _view(height, width, shape or (size, size), scaled_side / size, across, down, mirrored)
 
 
-def _view(height: int, width: int, size: int, scaled_side: int, across: float, down: float, mirrored: bool) -> View:
-    """across, down: where the square lies, 0 at the left or top edge, 1 at the right or bottom."""
-    if (height, width) == (size, size) and scaled_side == size:
-        return View(height, width, (0, 0, size, size), mirrored)
-    scale = scaled_side / min(height, width)
-    rest_x = max(size, round(width * scale)) - size
-    rest_y = max(size, round(height * scale)) - size
+def _view(height: int, width: int, shape: Shape, room: float, across: float, down: float, mirrored: bool) -> View:
+    """room: of the scaled picture around the part, 1 where it just covers it. across, down: where the part lies in it,
+    0 at the left or top edge, 1 at the right or bottom."""
+    if (height, width) == shape and room == 1:
+        return View(height, width, (0, 0, width, height), mirrored)
+    # rounded, as a scaled side that was divided by the size isn't always itself again when multiplied
+    scale = max(round(side * room) / of for side, of in zip(shape, (height, width), strict=True))
+    rest_x = max(shape[1], round(width * scale)) - shape[1]
+    rest_y = max(shape[0], round(height * scale)) - shape[0]
     left, top = rest_x * across / scale, rest_y * down / scale
-    right, bottom = left + size / scale, top + size / scale
+    right, bottom = left + shape[1] / scale, top + shape[0] / scale
     return View(
         height, width, (max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)), mirrored
     )

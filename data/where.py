@@ -1,4 +1,4 @@
-"""Which samples to train on, by what their .json says: predicates from the configuration, nothing executed."""
+"""Which samples to train on, by what is known of them: predicates from the configuration, nothing executed."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -42,9 +42,10 @@ class Where:
     """Conditions that a sample's details have to fulfil, all of them.
 
     predicates: by field, {at_least: number, at_most: number, among: list, not_among: list, unknown: keep or drop}.
-    A field is a key of the sample's .json (such as similarity, NSFW, pwatermark, LANGUAGE), or "aspect", the width by
-    the height, or "shorter_side", in pixels. A sample whose details don't have the field, or have no number where one
-    is compared, is dropped unless `unknown` is keep. Raises BadCondition.
+    A field is a key of the sample's .json, or a column of the parquet beside its shard (such as similarity, NSFW,
+    pwatermark, LANGUAGE), or "aspect", the width by the height, or "shorter_side", in pixels. A sample whose details
+    don't have the field, or have no number where one is compared, is dropped unless `unknown` is keep. Raises
+    BadCondition.
     """
 
     def __init__(self, predicates: Mapping[str, Mapping[str, Any]]) -> None:
@@ -54,6 +55,12 @@ class Where:
 
     def __bool__(self) -> bool:
         return bool(self.predicates)
+
+    @property
+    def fields(self) -> set[str]:
+        """The keys of a sample's details that the conditions are about."""
+        derived = {"width", "height"} if set(self.predicates) & set(_DERIVED) else set()
+        return derived | (set(self.predicates) - set(_DERIVED))
 
     def failing(self, details: Details) -> str | None:
         """The first field whose conditions a sample with these details doesn't fulfil; None when it is to be kept."""

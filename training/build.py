@@ -23,7 +23,7 @@ from training.checkpoint import Checkpoints
 from training.checkpoint_store import CheckpointStore
 from training.checkpoint_upload import Uploads
 from training.components import build_optimizer
-from training.data_sources import sources_of
+from training.data_sources import buckets_of, sources_of
 from training.decay_groups import decay_groups
 from training.distributed import Distributed
 from training.engine import Engine
@@ -136,6 +136,7 @@ def build_loader(config: DictConfig, sources: Sequence[IndexedSource], storage: 
         quarantine=Path(config.run.folder) / "bad_samples" / f"rank-{ranks.rank:05d}.jsonl",
         replace_bad_shards=config.data.bad_shards == "replace",
         latents=config.data.latents is not None,
+        buckets=buckets_of(config),
     )
 
 

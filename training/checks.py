@@ -116,6 +116,7 @@ def check_settings(config: DictConfig, world: int) -> None:
     check_upload_settings(config)
     _latents_can_be(config)
     check_engine(config)
+    _buckets_can_be(config)
     betas = list(config.optimizer.betas)
     if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
         raise ConfigurationError(
@@ -205,6 +206,18 @@ def _latents_can_be(config: DictConfig) -> None:
             side,
             f"random squares can't be encoded beforehand and data.latents={latents}; set one of the two to null",
         )
+
+
+def _buckets_can_be(config: DictConfig) -> None:
+    """Other tasks know the size of what they train on from the start."""
+    buckets, task = config.data.buckets, config.task.name
+    if buckets is None:
+        return
+    if task != "diffusion":
+        raise ConfigurationError("data.buckets", buckets, f"task.name={task} takes squares alone; set it to null")
+    if config.data.latents is not None:
+        latents = config.data.latents
+        raise ConfigurationError("data.buckets", buckets, f"data.latents={latents} are of squares; set one to null")
 
 
 def _batch_divides(config: DictConfig, world: int) -> None:

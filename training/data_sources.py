@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 
 from omegaconf import DictConfig, OmegaConf
 
+from data.buckets import Buckets
+from data.errors import DataError
 from data.mixture import Turns
 from data.stream import join
 from data.where import BadCondition, Where
 from training.errors import ConfigurationError
 
 SETTINGS = ("url", "weight", "where")
+BUCKETS = ("step", "largest_aspect")
 BAD_SHARDS = ("replace", "error")
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -20,13 +23,14 @@ NAME = re.compile(r"[A-Za-z0-9_-]+")
 @dataclass(frozen=True)
 class SourceSettings:
     """key: the setting that names the URLs. where: which of their samples. name: "" for the only source.
-    weight: share of the samples, in any unit."""
+    weight: share of the samples, in any unit. buckets: sizes that its pictures are cut to; None: all are squares."""
 
     key: str
     urls: str | list[str]
     where: Where
     name: str = ""
     weight: float = 1.0
+    buckets: Buckets | None = None
 
 
 def sources_of(config: DictConfig) -> list[SourceSettings]:
@@ -54,12 +58,13 @@ def without_latents(config: DictConfig) -> DictConfig:
 
 def image_sources_of(config: DictConfig) -> list[SourceSettings]:
     """The sources of images: the URLs of data.train as one, or those that it names."""
-    named, everywhere = config.data.train, config.data.where
+    named, everywhere, buckets = config.data.train, config.data.where, buckets_of(config)
     if not OmegaConf.is_dict(named):
-        return [SourceSettings("data.train", urls_of(named), where_of(everywhere, "data.where"))]
+        where = where_of(everywhere, "data.where")
+        return [SourceSettings("data.train", urls_of(named), where, buckets=buckets)]
     if not named:
         raise ConfigurationError("data.train", "{}", "name at least one source, or give a URL")
-    sources = [_source(name, named[name], everywhere) for name in named]
+    sources = [replace(_source(name, named[name], everywhere), buckets=buckets) for name in named]
     try:
         Turns([source.weight for source in sources], seed=0)
     except ValueError as error:
@@ -101,6 +106,33 @@ def where_of(predicates: object, key: str) -> Where:
         return Where(plain or {})
     except BadCondition as error:
         raise ConfigurationError(f"{key}.{error.place}", error.value, error.remedy) from error
+
+
+def buckets_of(config: DictConfig) -> Buckets | None:
+    """The sizes of data.buckets, which have the pixels of data.image_size; None where it is null.
+
+    Raises ConfigurationError for those that can't be.
+    """
+    return (
+        None if config.data.buckets is None else sizes_of(config.data.buckets, config.data.image_size, "data.buckets")
+    )
+
+
+def sizes_of(settings: object, image_size: int, key: str) -> Buckets:
+    """The sizes of {step, largest_aspect}. Raises ConfigurationError naming `key` for those that can't be."""
+    plain = OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings
+    if not isinstance(plain, dict) or set(plain) != set(BUCKETS):
+        raise ConfigurationError(
+            key, plain, f"give {' and '.join(BUCKETS)}, such as {{step: 64, largest_aspect: 2}}; or null"
+        )
+    step, aspect = (plain[name] for name in BUCKETS)
+    for name, value, kinds in (("step", step, int), ("largest_aspect", aspect, (int, float))):
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise ConfigurationError(f"{key}.{name}", value, "it must be a number; a step is one of whole pixels")
+    try:
+        return Buckets(image_size, step, aspect)
+    except DataError as error:
+        raise ConfigurationError(key, plain, str(error)) from error
 
 
 def urls_of(value: object) -> str | list[str]:

@@ -19,13 +19,14 @@ from data.batch import Batch
 from data.errors import DataError
 from data.index import INDEX_NAME, Index, find_shards, indexed_samples
 from data.indexing import build_index
+from data.latents import LatentsKey
 from data.loader import Loader
 from data.mixture import IndexedSource
 from data.prepare import prepare
 from data.store import EmbeddedStore
 from data.stream import Storage, join
 from training.components import component
-from training.data_sources import SourceSettings, held_out_source, sources_of
+from training.data_sources import SourceSettings, buckets_of, held_out_source, sources_of
 from training.latents_key import check_latents
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,11 @@ def make_index(source: SourceSettings, config: DictConfig, storage: Storage) -> 
     folder = own_index(source, config)
     if storage.exists(join(folder, INDEX_NAME)):
         return
-    if not source.where and all(shard.offsets_url for shard in find_shards(source.urls, storage)):
+    sizes = () if source.buckets is None else source.buckets.sizes
+    chosen = not source.where or latents_of_these(source, storage) is not None
+    if chosen and all(
+        shard.offsets_url and (not sizes or shard.sizes == sizes) for shard in find_shards(source.urls, storage)
+    ):
         return
     log.info(
         "%s=%s: writing an index of its own to %s; `ldm prepare index` writes one for all",
@@ -104,13 +109,14 @@ def make_index(source: SourceSettings, config: DictConfig, storage: Storage) -> 
     )
     processes = len(os.sched_getaffinity(0))
     replace = config.data.bad_shards == "replace"
-    build_index(source.urls, folder, storage, source.where, processes=processes, replace_bad_shards=replace)
+    build_index(source.urls, folder, storage, source.where, False, processes, replace, source.buckets)
 
 
 def own_index(source: SourceSettings, config: DictConfig) -> str:
     """Folder of the index that a run makes for a source."""
-    told = hashlib.sha256(json.dumps([source.urls, source.where.predicates]).encode()).hexdigest()[:12]
-    return str(Path(config.run.folder).resolve() / "index" / told)
+    told = [source.urls, source.where.predicates, *([] if source.buckets is None else [source.buckets.sizes])]
+    digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+    return str(Path(config.run.folder).resolve() / "index" / digest)
 
 
 def index_urls(source: SourceSettings, config: DictConfig, storage: Storage) -> str | list[str]:
@@ -142,24 +148,42 @@ def training_sources(config: DictConfig, storage: Storage) -> list[IndexedSource
     sources = []
     for source in sources_of(config):
         with about(source.key, source.urls):
-            sources.append(
-                IndexedSource(Index.load(index_urls(source, config, storage), storage), source.name, source.weight)
-            )
+            index = Index.load(index_urls(source, config, storage), storage)
+            latents = latents_of_these(source, storage)
+            images = None if latents is None else latents.samples
+            sources.append(IndexedSource(index, source.name, source.weight, images))
     check_enough(sum(len(source.index) for source in sources), config)
     return sources
 
 
-def note_data(sources: Sequence[IndexedSource], seed: int, folder: Path, resumed: bool) -> None:
-    """Keeps with the run what the order of its samples follows from, and warns when a resumed run's is another one."""
+def latents_of_these(source: SourceSettings, storage: Storage) -> LatentsKey | None:
+    """The key of a source's latents, where all samples are among them that fulfil its conditions, and no others; None
+    for images, and for latents that were written before anybody asked for these conditions."""
+    key = LatentsKey.read(str(source.urls), storage) if source.key == "data.latents" else None
+    return key if key is not None and key.where == source.where.predicates else None
+
+
+def note_data(sources: Sequence[IndexedSource], config: DictConfig, resumed: bool) -> None:
+    """Keeps with the run what the order of its samples follows from, and warns when a resumed run's is another one.
+
+    Latents come in the order of the images that they are of, so these are what is noted.
+    """
+    folder, buckets = Path(config.run.folder), buckets_of(config)
     found = {
-        "seed": seed,
+        "seed": config.run.seed,
         "sources": {
-            source.name: {"weight": source.weight, "samples": len(source.index), "shards": source.index.fingerprint}
+            source.name: {
+                "weight": source.weight,
+                "samples": len(source.index),
+                "shards": source.images or source.index.fingerprint,
+                **({} if buckets is None else {"in_buckets": source.index.in_buckets.sum(0).tolist()}),
+            }
             for source in sources
         },
+        **({} if buckets is None else {"buckets": buckets.sizes, "global_batch": config.batch.global_size}),
     }
     path = folder / DATA_NOTE
-    if resumed and path.exists() and (before := json.loads(path.read_text())) != found:
+    if resumed and path.exists() and (before := json.loads(path.read_text())) != json.loads(json.dumps(found)):
         log.warning(
             "the samples, weights or seed aren't those that the run had before (%s): the order of samples is another "
             "one from here on; before %s, now %s",

@@ -67,7 +67,7 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
         if start:
             note_training(folder, start, state.step)
         write_config(config, folder)
-        note_data(sources, config.run.seed, folder, resumed=state.step > 0)
+        note_data(sources, config, resumed=state.step > 0)
     while True:
         try:
             finished = _train_on(config, ranks, task, loader, held_out, checkpoints, state, start, stop)

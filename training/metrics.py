@@ -144,6 +144,7 @@ METRICS = (
     Metric("data/epoch", "epochs", "Passes over the data so far"),
     Metric("data/epoch/<name>", "epochs", "The same of a data source", _SEVERAL),
     Metric("data/samples/<name>", "samples", "Taken from a data source so far", _SEVERAL),
+    Metric("data/size/<width>x<height>", "samples", "Taken of those cut to a size so far", "data.buckets"),
     _of_machine(
         "memory/peak_gib",
         "GiB",

@@ -59,6 +59,9 @@ def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
     if size % factor:
         choices = neighbours(size, factor)
         raise ConfigurationError("data.image_size", size, f"not divisible by {reason} = {factor}; choose {choices}")
+    if config.data.buckets is not None and (step := config.data.buckets.step) % factor:
+        choices = neighbours(step, factor)
+        raise ConfigurationError("data.buckets.step", step, f"not divisible by {reason} = {factor}; choose {choices}")
     if isinstance(model, NoisyClassifier):
         _classifier_fits(config, model, first_stage.latent_channels)
     elif model is not None:
@@ -151,6 +154,9 @@ def _parts_fit(
                 raise ConfigurationError("model.unet.context_width", unet.context_width, remedy)
             _length_fits(config, key, conditioner, nothing)
         elif conditioner.part == "channels":
+            if config.data.buckets is not None:
+                remedy = f"{key} gives channels of one size; set it to null"
+                raise ConfigurationError("data.buckets", config.data.buckets, remedy)
             with explained(config, key), torch.no_grad():
                 shape = conditioner(nothing[None].to("meta")).shape
             if tuple(shape[2:]) != (side, side):

@@ -24,7 +24,7 @@ def run(config: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from data.indexing import build_index
-    from training.data_sources import BAD_SHARDS, urls_of, where_of
+    from training.data_sources import BAD_SHARDS, sizes_of, urls_of, where_of
 
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
@@ -35,6 +35,14 @@ def run(config: DictConfig) -> None:
     urls, storage = urls_of(config.url), instantiate(config.storage)
     if config.output is None and (not isinstance(urls, str) or urls.endswith(".tar") or set(urls) & set("{*?[")):
         raise ConfigurationError("output", None, f"url={urls} is no folder; name one for the index")
+    buckets = None
+    if config.buckets is not None:
+        size = OmegaConf.select(config, "buckets.image_size") if OmegaConf.is_dict(config.buckets) else None
+        if not isinstance(size, int):
+            remedy = "give {image_size: 512, step: 64, largest_aspect: 2}, those of the run; or null"
+            raise ConfigurationError("buckets", config.buckets, remedy)
+        others = {name: value for name, value in config.buckets.items() if name != "image_size"}
+        buckets = sizes_of(others, size, "buckets")
     shards = storage.check(urls)  # an index that is there already doesn't stand for shards that came since
     build_index(
         shards,
@@ -44,6 +52,7 @@ def run(config: DictConfig) -> None:
         config.checksums,
         config.processes or len(os.sched_getaffinity(0)),
         config.bad_shards == "replace",
+        buckets,
     )
 
 

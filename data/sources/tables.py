@@ -15,8 +15,8 @@ Row = dict[str, Any]
 def read_table(url: str, storage: Storage) -> list[Row]:
     """The rows of a file with named columns.
 
-    .csv and .tsv have their names in the first line; .jsonl has an object a line; .json a list of objects;
-    .parquet needs the package pyarrow. Raises DataError for other files, and for those that can't be read.
+    .csv and .tsv have their names in the first line; .jsonl has an object a line; .json a list of objects.
+    Raises DataError for other files, and for those that can't be read.
     """
     extension = url.rpartition(".")[2].lower()
     if extension not in _READERS:
@@ -47,13 +47,8 @@ def _jsonl(data: bytes) -> list[Row]:
 
 
 def _parquet(data: bytes) -> list[Row]:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise DataError(
-            "parquet files need the package pyarrow, which isn't installed: pip install pyarrow, or give the table as "
-            ".csv or .jsonl"
-        ) from error
+    from pyarrow import parquet
+
     return parquet.read_table(io.BytesIO(data)).to_pylist()
 
 

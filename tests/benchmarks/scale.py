@@ -22,24 +22,31 @@ STEPS = (0, 1, 600_000)
 WORLD, MICRO_BATCH, FURTHER = 1024, 8, 50
 
 
-def measure(steps: list[int], rank: int) -> dict[str, float]:
-    """Of this process, which must be fresh: CPU seconds for the index and for the first batch of each step."""
+def measure(steps: list[int], rank: int, bucketed: bool) -> dict[str, float]:
+    """Of this process, which must be fresh: CPU seconds for the index and for the first batch of each step.
+
+    bucketed: batches are of one of five sizes each.
+    """
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
     import torch
     from simulated import FOLDER, SimulatedStorage
 
+    from data.buckets import Buckets
     from data.index import Index
     from data.loader import Loader
     from data.mixture import IndexedSource
 
     torch.set_num_threads(1)
-    storage = SimulatedStorage()
+    buckets = Buckets(8, 1, 2.0) if bucketed else None
+    storage = SimulatedStorage(buckets)
     found = {"mib_before": memory_mib()}
     with seconds_in(found, "index"):
         index = Index.load(FOLDER, storage)
     for step in steps:
         with seconds_in(found, f"first {step}"):
-            loader = Loader([IndexedSource(index)], storage, 0, 8, {}, WORLD * MICRO_BATCH, MICRO_BATCH, rank, WORLD)
+            batch = WORLD * MICRO_BATCH
+            sources = [IndexedSource(index)]
+            loader = Loader(sources, storage, 0, 8, {}, batch, MICRO_BATCH, rank, WORLD, buckets=buckets)
             batches = loader.batches(step)
             first = next(batches)
         assert first.numbers[0] == step * WORLD * MICRO_BATCH + rank * MICRO_BATCH and not first.faults
@@ -63,9 +70,10 @@ def memory_mib() -> float:
     return resident("VmHWM") / 2**20
 
 
-def in_fresh_process(steps: Sequence[int], rank: int) -> dict[str, float]:
+def in_fresh_process(steps: Sequence[int], rank: int, bucketed: bool = False) -> dict[str, float]:
     """What `measure` finds in a process of its own."""
-    command = [sys.executable, "-m", "tests.benchmarks.scale", str(rank), *map(str, steps)]
+    kind = "buckets" if bucketed else "squares"
+    command = [sys.executable, "-m", "tests.benchmarks.scale", kind, str(rank), *map(str, steps)]
     ended = subprocess.run(command, capture_output=True, text=True)
     if ended.returncode:
         raise RuntimeError(ended.stderr)
@@ -75,11 +83,13 @@ def in_fresh_process(steps: Sequence[int], rank: int) -> dict[str, float]:
 def main() -> None:
     """Prints a line for each step."""
     if len(sys.argv) > 1:
-        print(json.dumps(measure([int(step) for step in sys.argv[2:]], int(sys.argv[1]))))
+        rank, *steps = map(int, sys.argv[2:])
+        print(json.dumps(measure(steps, rank, sys.argv[1] == "buckets")))
         return
-    for step in STEPS:
-        found = in_fresh_process([step], WORLD - 1)
+    for step, bucketed in ((step, bucketed) for bucketed in (False, True) for step in STEPS):
+        found = in_fresh_process([step], WORLD - 1, bucketed)
         print(
+            f"{'buckets' if bucketed else 'squares'}, "
             f"step {step:7}: index {found['index']:.2f} s, first batch {found[f'first {step}']:.2f} s, further ones "
             f"{1000 * found[f'further {step}'] / FURTHER:.1f} ms; {found['mib']:.0f} MiB, of which "
             f"{found['mib_before']:.0f} are python, torch and the simulation"

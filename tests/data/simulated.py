@@ -5,7 +5,9 @@ import json
 
 import numpy as np
 from made_files import make_png, make_tar
+from numpy.typing import NDArray
 
+from data.buckets import Buckets
 from data.offsets import Entry, Offsets, read_headers
 from data.stream import Storage
 
@@ -14,16 +16,23 @@ FOLDER = "simulated://laion"
 
 
 class SimulatedStorage(Storage):
-    """Shards of equal samples; a shard's bytes are one sample's bytes over and over."""
+    """Shards of equal samples; a shard's bytes are one sample's bytes over and over.
 
-    def __init__(self) -> None:
+    buckets: that the samples are sorted into, unevenly and alike in each shard; None: they aren't.
+    """
+
+    def __init__(self, buckets: Buckets | None = None) -> None:
         super().__init__()
         tar = make_tar({"sample.png": make_png(1), "sample.txt": b"a picture", "sample.json": b"{}"})
         [entry] = read_headers(io.BytesIO(tar), len(tar), "simulated", checksums=True)
         end = max(member.offset + member.size for member in entry.members.values())
         self.sample = tar[: -(-end // 512) * 512]
-        self.sidecar = _sidecar(entry, len(self.sample))
-        self.index = _index()
+        found = None
+        if buckets is not None:
+            raw = np.random.default_rng(0).normal(len(buckets.sizes) / 2, 1.5, SAMPLES_PER_SHARD)
+            found = raw.clip(0, len(buckets.sizes) - 1).astype(np.uint8)
+        self.sidecar = _sidecar(entry, len(self.sample), found)
+        self.index = _index(buckets, found)
         self.reads: list[str] = []
 
     def exists(self, url: str) -> bool:
@@ -41,7 +50,7 @@ class SimulatedStorage(Storage):
         return (self.sample * (last - first))[start - first * size : stop - first * size]
 
 
-def _sidecar(entry: Entry, sample_bytes: int) -> bytes:
+def _sidecar(entry: Entry, sample_bytes: int, buckets: NDArray[np.uint8] | None) -> bytes:
     starts = np.arange(SAMPLES_PER_SHARD, dtype=np.int64) * sample_bytes
     members = {
         extension: np.stack(
@@ -54,17 +63,22 @@ def _sidecar(entry: Entry, sample_bytes: int) -> bytes:
         members,
         np.full(SAMPLES_PER_SHARD, entry.headers_crc32, dtype=np.uint32),
         np.zeros(SAMPLES_PER_SHARD, dtype=np.bool_),
+        buckets,
     ).to_sidecar()
 
 
-def _index() -> bytes:
+def _index(buckets: Buckets | None, found: NDArray[np.uint8] | None) -> bytes:
+    sizes = () if buckets is None else buckets.sizes
+    counts = {} if found is None else {"in_buckets": np.bincount(found, minlength=len(sizes)).tolist()}
     shards = [
         {
             "url": f"{number:05d}.tar",
             "nsamples": SAMPLES_PER_SHARD,
             "filesize": 400_000_000,
             "offsets": f"{number:05d}-0123456789ab.offsets.npz",
+            **counts,
         }
         for number in range(SHARDS)
     ]
-    return json.dumps({"wids_version": 1, "name": "simulated", "shardlist": shards}, indent=1).encode()
+    content = {"wids_version": 1, "name": "simulated", "buckets": sizes, "shardlist": shards}
+    return json.dumps(content, indent=1).encode()

@@ -42,6 +42,32 @@ def test_random_squares_reach_every_place_and_keep_the_scale() -> None:
     assert cut.shape == (6, 6) and abs(int(cut[0, 0]) - lefts[0]) <= 1
 
 
+@pytest.mark.parametrize("scaled_side", [16, 20])
+@pytest.mark.parametrize(("height", "width"), [(100, 60), (60, 100), (13, 200), (20, 12), (7, 5)])
+def test_a_rectangle_is_covered_in_the_pictures_aspect(height: int, width: int, scaled_side: int) -> None:
+    picture = np.zeros((height, width, 3), np.uint8)
+    places = set()
+    for number in range(50):
+        view = chosen(height, width, 16, scaled_side, False, generator(number), (20, 12))
+        left, top, right, bottom = view.box
+        assert 0 <= left < right <= width and 0 <= top < bottom <= height
+        assert (right - left) / (bottom - top) == pytest.approx(12 / 20, rel=0.01)
+        filled = max((right - left) / width, (bottom - top) / height)
+        assert filled == pytest.approx(16 / scaled_side, rel=0.04)
+        assert view.cut_to(picture, (20, 12), SMOOTH).shape == (20, 12, 3)
+        places.add(view.box[:2])
+    assert (len(places) == 1) == (scaled_side == 16)
+
+
+def test_the_square_is_one_of_the_rectangles() -> None:
+    for number in range(50):
+        height, width = (int(side) for side in generator(number).integers(16, 300, 2))
+        of_square, of_rectangle = (
+            chosen(height, width, 16, 19, True, generator(number), shape) for shape in (None, (16, 16))
+        )
+        assert of_square == of_rectangle
+
+
 def test_boxes_follow_the_picture() -> None:
     """A box around a mark, in shares of the view, is where the mark is found in the cut-out."""
     picture = np.zeros((40, 60), dtype=np.uint8)

@@ -82,9 +82,25 @@ def test_too_few_samples_are_left(tiny_diffusion: list[str], tmp_path: Path) -> 
 def test_a_resumed_run_tells_when_its_data_is_not_what_it_was(
     tiny_diffusion: list[str], squares: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sources = training_sources(composed([*tiny_diffusion, f"run.folder={tmp_path}"]), Storage())
-    note_data(sources, 0, tmp_path, resumed=False)
-    note_data(sources, 0, tmp_path, resumed=True)
+    config = composed([*tiny_diffusion, f"run.folder={tmp_path}"])
+    sources = training_sources(config, Storage())
+    note_data(sources, config, resumed=False)
+    note_data(sources, config, resumed=True)
     assert not caplog.records
-    note_data([replace(sources[0], weight=2.0)], 0, tmp_path, resumed=True)
+    note_data([replace(sources[0], weight=2.0)], config, resumed=True)
     assert "the order of samples is another one from here on" in caplog.text
+
+
+def test_buckets_are_part_of_what_the_order_follows_from(
+    tiny_diffusion: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = []
+    for aspect in (2, 2, 4):
+        buckets = f"data.buckets={{step:8,largest_aspect:{aspect}}}"
+        config = composed([*tiny_diffusion, f"run.folder={tmp_path}", buckets])
+        make_ready(config)
+        sources = training_sources(config, Storage())
+        assert sources[0].index.in_buckets.sum() == 56
+        note_data(sources, config, resumed=True)
+        told.append("the order of samples is another one" in caplog.text)
+    assert told == [False, False, True]

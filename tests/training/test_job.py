@@ -12,7 +12,7 @@ import pytest
 from data.errors import DataError, NotFound
 from data.stream import Storage
 from training.checkpoint_files import CheckpointError, CheckpointNotWritten
-from training.dataset import _about
+from training.dataset import about
 from training.errors import OUTAGE_STATUS, ConfigurationError
 from training.job import exit_status
 from training.loop import NonFiniteStep
@@ -34,7 +34,7 @@ def test_what_may_be_better_later(deaf_port: int) -> None:
     assert exit_status(CheckpointNotWritten("no space left on device")) == OUTAGE_STATUS
     gone = Storage(f"http://127.0.0.1:{deaf_port}", anonymous=True, patience_seconds=0, timeout_seconds=0.5)
     for ask in (lambda: gone.read("s3://bucket/a.tar", 0, 4), lambda: gone.check("s3://bucket/a.tar")):
-        with pytest.raises(DataError) as raised, _about("data.train", "s3://bucket/a.tar"):
+        with pytest.raises(DataError) as raised, about("data.train", "s3://bucket/a.tar"):
             ask()
         assert exit_status(raised.value) == OUTAGE_STATUS
         assert str(raised.value).startswith("data.train=s3://bucket/a.tar: ")

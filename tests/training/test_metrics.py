@@ -13,7 +13,7 @@ from training.distributed import Distributed
 from training.metrics import METRICS, metric, repeats, table
 
 ELSEWHERE = {
-    *("data/bad/<reason>", "checkpoint/uploaded", "checkpoint/upload_seconds"),
+    *("data/bad/<reason>", "data/size/<width>x<height>", "checkpoint/uploaded", "checkpoint/upload_seconds"),
     *("run/goodput", "run/restarts", "run/lost_steps"),
 }
 """Logged by runs of other tests, or above the loop."""

@@ -19,12 +19,14 @@ from tests.conftest import finish, ldm
 def test_shards_of_others_become_an_index_beside_them(squares: Path, tmp_path: Path) -> None:
     for shard in (squares / "train").glob("*.tar"):
         shutil.copy(shard, tmp_path)
-    status, _, err = finish(ldm("prepare", "index", f"url={tmp_path}", "checksums=true"))
+    buckets = "buckets={image_size:32,step:8,largest_aspect:2}"
+    status, _, err = finish(ldm("prepare", "index", f"url={tmp_path}", "checksums=true", buckets))
     assert status == 0, err
     assert f"index {tmp_path}: 56 samples in 3 shards" in err
     listed = json.loads((tmp_path / "index.json").read_text())["shardlist"]
     assert [entry["nsamples"] for entry in listed] == [20, 20, 16]
     built, prepared = Index.load(str(tmp_path), Storage()), Index.load(str(squares / "train"), Storage())
+    assert built.in_buckets.tolist() == [[0, 20, 0], [0, 20, 0], [0, 16, 0]]
     assert [built.sample(n)[1] for n in range(56)] == [prepared.sample(n)[1] for n in range(56)]
 
 
@@ -36,6 +38,7 @@ def test_what_cannot_be_is_one_message(squares: Path, tmp_path: Path) -> None:
         ([pattern], "output=null: "),
         ([f"url={squares}/train", "bad_shards=skip"], "bad_shards=skip: choose one of replace, error"),
         ([f"url={squares}/train", "where={width:{atleast:3}}"], "where.width.atleast=3: no such condition"),
+        ([f"url={squares}/train", "buckets=3"], "buckets=3: give {image_size: 512, step: 64"),
     ):
         status, _, err = finish(ldm("prepare", "index", *overrides))
         assert status == 2 and "Traceback" not in err

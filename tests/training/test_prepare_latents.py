@@ -24,7 +24,7 @@ from tests.training.runs import composed as composed_to_train
 from tests.training.runs import train
 from training import cli, compose, launch, prepare_latents
 from training.build import build_loader
-from training.dataset import training_sources
+from training.dataset import make_ready, note_data, training_sources
 from training.distributed import Distributed
 from training.metrics import repeats
 
@@ -127,6 +127,28 @@ def test_batches_are_those_of_the_images(overrides: list[str], on_ranks: OnRanks
         wanted = first_stage.moments(theirs.images)
         torch.testing.assert_close(ours.moments.float(), wanted, rtol=2**-11, atol=1e-4)
     assert "corrupt" in reasons
+
+
+def test_a_run_on_images_goes_on_with_their_latents_in_the_same_order_and_says_nothing(
+    overrides: list[str], on_ranks: OnRanks, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Conditions that the latents were written with are met by all of them, the bad ones too, which have no .json."""
+    storage = Storage()
+    overrides = [*overrides, "data.where={caption:{not_among:[a blue square]}}"]
+    prepare(on_ranks, 1, overrides)
+    order = []
+    for settings in (online(overrides), from_latents(overrides)):
+        config = composed_to_train(settings)
+        make_ready(config)
+        sources = training_sources(config, storage)
+        note_data(sources, config, resumed=bool(order))
+        loader = build_loader(config, sources, storage, ALONE)
+        samples = [loader.numbered.sample(number) for number in range(100)]
+        order.append([(source, entry.key.rpartition("/")[2]) for source, _, entry in samples])
+    assert order[0] == order[1]
+    assert "order of samples" not in caplog.text
+    note_data(sources[:1], config, resumed=True)
+    assert "order of samples" in caplog.text
 
 
 def files(folder: Path) -> dict[str, bytes]:

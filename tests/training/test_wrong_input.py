@@ -191,6 +191,20 @@ ALONE = {
     "condition of a source": Wrong(
         ("data.train={a:{url:/x,where:{width:{at_least:x}}}}",), "data.train.a.where.width.at_least=x", "a number"
     ),
+    "buckets without a step": Wrong(
+        ("data.buckets={largest_aspect:2}",), "data.buckets={'largest_aspect': 2}", "give step and largest_aspect"
+    ),
+    "a step of words": Wrong(("data.buckets={step:x,largest_aspect:2}",), "data.buckets.step=x", "a number"),
+    "a step that doesn't divide": Wrong(
+        ("data.buckets={step:12,largest_aspect:2}",), "data.buckets={", "must divide image_size=32"
+    ),
+    "squares alone": Wrong(("data.buckets={step:8,largest_aspect:1.2}",), "data.buckets={", "choose another step"),
+    "a step that the model doesn't take": Wrong(
+        ("data.buckets={step:4,largest_aspect:2}",), "data.buckets.step=4", "f=4 x the UNet's stride 2 = 8; choose 8"
+    ),
+    "buckets of latents": Wrong(
+        ("data.buckets={step:8,largest_aspect:2}", "data.latents=/x"), "data.buckets={", "set one to null"
+    ),
     "conditions without a field": Wrong(("data.where=3",), "data.where=3", "by field"),
     "unknown policy": Wrong(("data.bad_shards=skip",), "data.bad_shards=skip", "choose one of replace, error"),
     "no such folder": Wrong(("data.url=/no/shards",), "data.train=/no/shards/train", "Check the name"),

@@ -1,4 +1,3 @@
-import importlib.util
 import io
 import json
 from collections.abc import Callable
@@ -6,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from composed import inputs_of, picture, source
+from pyarrow import Table, parquet
 
 from data.errors import DataError
 from data.sources import HELD_OUT, TRAIN, LeftOut, Source
@@ -77,9 +77,6 @@ def as_jsonl(path: Path) -> None:
 
 
 def as_parquet(path: Path) -> None:
-    pytest.importorskip("pyarrow")
-    from pyarrow import Table, parquet
-
     buffer = io.BytesIO()
     parquet.write_table(Table.from_pylist(ROWS), buffer)
     path.write_bytes(buffer.getvalue())
@@ -102,14 +99,6 @@ def test_several_captions(folder: Path) -> None:
     table.write_text(json.dumps([{"file_name": "b/1.jpg", "text": ["one", "", "uno"]}]))
     (sample,) = list(source("image_folder", folder=folder, captions=table))
     assert (sample.caption, sample.metadata) == ("one", {"captions": ["one", "uno"]})
-
-
-def test_parquet_without_pyarrow_names_the_package(folder: Path) -> None:
-    if importlib.util.find_spec("pyarrow"):
-        pytest.skip("pyarrow is installed")
-    (folder.parent / "captions.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match="pip install pyarrow"):
-        source("image_folder", folder=folder, captions=folder.parent / "captions.parquet")
 
 
 @pytest.mark.parametrize(
