@@ -111,9 +111,9 @@ def test_the_adversary_is_the_published_one(name: str, start: int, weight: float
 def test_first_stages_are_exchanged_by_name() -> None:
     for name in TABLE_8:
         config = composed(["experiment=txt2img_1p45b", f"autoencoder@first_stage.autoencoder={name}"])
-        trained = composed([f"experiment=first_stage_{name}"]).model
+        trained = dict(composed([f"experiment=first_stage_{name}"]).model)
         assert trained.pop("activation_checkpointing") is None, "of training alone"
-        assert config.first_stage.autoencoder == trained
+        assert dict(config.first_stage.autoencoder) == trained
 
 
 def test_batch_size_sets_the_learning_rate() -> None:
