@@ -33,8 +33,9 @@ class Posterior:
         return self.mean
 
     def kl(self) -> Tensor:
-        """KL(q(z | x) || N(0, 1)) in nats, summed over every latent element: float [B]. LDM App. G."""
-        elements = self.mean.square() + self.log_variance.exp() - 1.0 - self.log_variance
+        """KL(q(z | x) || N(0, 1)) in nats, summed over every latent element: float32 [B]. LDM App. G."""
+        mean, log_variance = self.mean.float(), self.log_variance.float()  # float16 can't hold the sum
+        elements = mean.square() + log_variance.exp() - 1.0 - log_variance
         return 0.5 * elements.flatten(1).sum(1)
 
 

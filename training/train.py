@@ -86,10 +86,12 @@ def check(config: DictConfig, world: int) -> None:
 
 def check_here(config: DictConfig, world: int) -> None:
     """`check`, and what is so on this machine alone, where ranks are to run. Raises ConfigurationError."""
+    from training.engine_checks import check_machine
     from training.modules import parameter_shapes
     from training.offload_checks import check_room
 
     check(config, world)
+    check_machine(config)
     if config.engine.get("offload_folder") is not None:
         check_room(config, parameter_shapes(config), world)
 

@@ -400,6 +400,13 @@ def test_checkpoint_of_another_optimizer(base: list[str], refused: Refused, tmp_
         refused([*base, "run.name=mine", "optimizer=adamw_8bit"])
 
 
+@pytest.mark.skipif(
+    torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_fp16_supported(), reason="this machine computes in float16"
+)
+def test_a_precision_that_the_processor_lacks(base: list[str], refused: Refused) -> None:
+    check(refused([*base, "engine.precision=fp16"]), "engine.precision=fp16", "choose bf16 or fp32")
+
+
 def test_compiling_without_a_compiler(base: list[str], refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("CC", "CXX"):  # of which a machine without a GPU needs the second
         monkeypatch.setenv(variable, "no-such-compiler")

@@ -17,9 +17,7 @@ STEPS = 50
 BATCH = 8
 WAYS: dict[str, tuple[bool | list[str], int]] = {
     "plain": (False, 1),
-    "checkpointed": (True, 1),
-    "accumulated": (False, 2),
-    "both": (["down", "up.1"], 2),
+    "checkpointed, accumulated": (["down", "up.1"], 2),
 }
 """Which blocks are checkpointed, and micro-batches of a step."""
 
@@ -34,7 +32,7 @@ def losses(ranks: Distributed, stage: int, checkpointing: bool | list[str], accu
     found = []
     for step in range(STEPS):
         numbers = torch.Generator().manual_seed(step)
-        shapes = ((BATCH, 4, 8, 8), (BATCH, 4, 8, 8), (BATCH, 3, 8))
+        shapes = ((BATCH, 4, 4, 4), (BATCH, 4, 4, 4), (BATCH, 3, 8))
         z_0, eps, context = (torch.randn(shape, generator=numbers) for shape in shapes)
         t = torch.randint(1000, (BATCH,), generator=numbers)
         total = torch.zeros(())
@@ -61,14 +59,11 @@ def every_way(ranks: Distributed) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 def test_losses_are_those_of_one_rank_without_zero(on_ranks: OnRanks) -> None:
-    reference = on_ranks(1, every_way)["zero0 plain"]
+    found = {world: on_ranks(world, every_way) for world in (1, 2, 4)}
+    reference = found[1]["zero0 plain"]
     assert reference[-1] < 0.7 * reference[0]
-    for world in (1, 2, 4):
-        found = on_ranks(world, every_way)
-        assert len(found) == len(STAGES) * len(WAYS)
-        for case, values in found.items():
+    for world, cases in found.items():
+        assert len(cases) == len(STAGES) * len(WAYS)
+        for case, values in cases.items():
             far = ((values - reference) / reference).abs().max().item()
             assert far < 1e-4, f"{world} ranks, {case}: losses differ by {far:.1e} relative"
-        for stage in STAGES:
-            plain, checkpointed = found[f"zero{stage} plain"], found[f"zero{stage} checkpointed"]
-            assert torch.equal(plain, checkpointed), f"{world} ranks, zero{stage}"

@@ -100,7 +100,8 @@ class AutoencoderTask:
             weight = self._adaptive_weight(features.detach().float(), wanted, found)
             wanted = wanted + weight * found
             metrics |= {"adversary": adversary, "adversary_weight": weight}
-        engine.backward((output * wanted.to(output.dtype)).sum() + loss + self.regulariser_weight * penalty)
+        # In float32, as float16 can't hold the sum.
+        engine.backward((output.float() * wanted).sum() + loss + self.regulariser_weight * penalty)
         engine.step(learning_rate)
         if playing:
             metrics |= self._discriminator_step(images, reconstruction.detach(), learning_rate)
