@@ -130,8 +130,8 @@ def test_whatever_moment_a_run_is_killed_at_it_goes_on_from_a_whole_checkpoint(
     assert_same_state(undisturbed, disturbed)
 
 
-UPLOAD_KILLS = 10
-UPLOAD_STEPS = 36
+UPLOAD_KILLS = 8
+UPLOAD_STEPS = 28
 
 
 @pytest.mark.slow
