@@ -40,9 +40,9 @@ class Uploads:
 
     @property
     def held(self) -> frozenset[Path]:
-        """Checkpoints that must stay on the disk until they are uploaded."""
-        current = () if self._current is None else (self._current,)
-        return frozenset(checkpoint for checkpoint, _ in (*current, *self._waiting))
+        """Checkpoints that must stay on the disk until they are uploaded. May be asked in another thread."""
+        uploads = (self._current, *self._waiting)
+        return frozenset(upload[0] for upload in uploads if upload is not None)
 
     def add(self, checkpoint: Path, files: list[str]) -> None:
         """Uploads a complete checkpoint, now or when the one under way is done."""

@@ -329,6 +329,7 @@ def test_four_steps_equal_two_another_machine_two_bit_for_bit(
         load_source(OmegaConf.create({"run": f"{store.url}/nothing", "from": None, "model_weights": "ema"}), "cpu")
 
 
+@pytest.mark.slow
 def test_another_run_s_place_is_refused(
     tiny_diffusion: list[str], tmp_path: Path, store: EmbeddedStore, on_ranks: OnRanks
 ) -> None:
