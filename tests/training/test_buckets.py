@@ -17,9 +17,12 @@ from data.sources import HELD_OUT, TRAIN, Sample
 from data.stream import Storage
 from tests.training.conftest import OnRanks
 from tests.training.runs import composed, train
+from training.checks import check_settings
 from training.dataset import make_ready
 from training.distributed import Distributed
+from training.errors import ConfigurationError
 from training.metrics import metric
+from training.model_checks import check_models
 
 BUCKETS = "data.buckets={step:8,largest_aspect:2}"
 SIZES = ("24x40", "32x32", "40x24")
@@ -73,6 +76,14 @@ def test_a_run_trains_on_all_sizes_and_counts_them(overrides: list[str], tmp_pat
         assert math.isfinite(row["train/loss"])
         assert all(metric(name) is not None for name in row)
     assert all(counts), "all sizes come"
+
+
+def test_what_takes_squares_alone_refuses_buckets(tiny_autoencoder: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="name=autoencoder takes squares alone; set it to null"):
+        check_settings(composed([*tiny_autoencoder, BUCKETS, "steps=1", f"run.folder={tmp_path}"]), 1)
+    channels = composed(["experiment=superresolution", "data.url=/x", "data.buckets={step:64,largest_aspect:2}"])
+    with pytest.raises(ConfigurationError, match="low_resolution gives channels of one size; set it to null"):
+        check_models(channels)
 
 
 @pytest.mark.slow
