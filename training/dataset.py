@@ -180,10 +180,14 @@ def note_data(sources: Sequence[IndexedSource], config: DictConfig, resumed: boo
             }
             for source in sources
         },
-        **({} if buckets is None else {"buckets": buckets.sizes, "global_batch": config.batch.global_size}),
+        **(
+            {}
+            if buckets is None
+            else {"buckets": [list(size) for size in buckets.sizes], "global_batch": config.batch.global_size}
+        ),
     }
     path = folder / DATA_NOTE
-    if resumed and path.exists() and (before := json.loads(path.read_text())) != json.loads(json.dumps(found)):
+    if resumed and path.exists() and (before := json.loads(path.read_text())) != found:
         log.warning(
             "the samples, weights or seed aren't those that the run had before (%s): the order of samples is another "
             "one from here on; before %s, now %s",

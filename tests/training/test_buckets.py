@@ -17,8 +17,12 @@ from data.sources import HELD_OUT, TRAIN, Sample
 from data.stream import Storage
 from tests.training.conftest import OnRanks
 from tests.training.runs import composed, train
+from training.checks import check_settings
 from training.dataset import make_ready
 from training.distributed import Distributed
+from training.errors import ConfigurationError
+from training.metrics import metric
+from training.model_checks import check_models
 
 BUCKETS = "data.buckets={step:8,largest_aspect:2}"
 SIZES = ("24x40", "32x32", "40x24")
@@ -64,15 +68,30 @@ def rows_of_a_run(ranks: Distributed, overrides: list[str], folder: Path, stops:
     return rows[1:]
 
 
-def test_ranks_and_restarts_change_nothing_and_sizes_are_counted(
-    overrides: list[str], tmp_path: Path, on_ranks: OnRanks
-) -> None:
+def test_a_run_trains_on_all_sizes_and_counts_them(overrides: list[str], tmp_path: Path, on_ranks: OnRanks) -> None:
+    rows = on_ranks(1, rows_of_a_run, overrides, tmp_path / "run", [5])
+    for row in rows:
+        counts = [row[f"data/size/{size}"] for size in SIZES]
+        assert sum(counts) == row["images_seen"] and all(count % 8 == 0 for count in counts)
+        assert math.isfinite(row["train/loss"])
+        assert all(metric(name) is not None for name in row)
+    assert all(counts), "all sizes come"
+
+
+def test_what_takes_squares_alone_refuses_buckets(tiny_autoencoder: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="name=autoencoder takes squares alone; set it to null"):
+        check_settings(composed([*tiny_autoencoder, BUCKETS, "steps=1", f"run.folder={tmp_path}"]), 1)
+    channels = composed(["experiment=superresolution", "data.url=/x", "data.buckets={step:64,largest_aspect:2}"])
+    with pytest.raises(ConfigurationError, match="low_resolution gives channels of one size; set it to null"):
+        check_models(channels)
+
+
+@pytest.mark.slow
+def test_ranks_and_restarts_change_nothing(overrides: list[str], tmp_path: Path, on_ranks: OnRanks) -> None:
     one = on_ranks(1, rows_of_a_run, overrides, tmp_path / "one", [8])
     two = on_ranks(2, rows_of_a_run, overrides, tmp_path / "two", [3, 8])
     assert len(one) == len(two) == 8
     for row, other in zip(one, two, strict=True):
-        counts = [row[f"data/size/{size}"] for size in SIZES]
-        assert sum(counts) == row["images_seen"] and all(count % 8 == 0 for count in counts)
-        assert counts == [other[f"data/size/{size}"] for size in SIZES]
         assert math.isclose(row["train/loss"], other["train/loss"], rel_tol=1e-4)
-    assert all(counts), "all sizes come"
+        counted = {name: value for name, value in row.items() if name.startswith(("data/size", "data/epoch"))}
+        assert len(counted) == 4 and counted.items() <= other.items()
