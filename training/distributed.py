@@ -136,7 +136,8 @@ def initialise(patience_minutes: int = PATIENCE_MINUTES) -> Distributed:
 
 
 def become_a_group_of_one() -> None:
-    """DeepSpeed needs a process group even for one process."""
+    """DeepSpeed needs a process group even for one process, and its place among those of the machine."""
+    os.environ.setdefault("LOCAL_RANK", "0")
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
