@@ -15,11 +15,11 @@ from torch.autograd.function import once_differentiable
 def _float32_on_cpu(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN's kernels are there and are meant to be called by hand."""
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()  # first, as torch.compile can't follow what comes then
+        and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )
 
 

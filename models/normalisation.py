@@ -59,8 +59,11 @@ def normalised_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     """SiLU of norm(x), float [B, C, H, W] -> same. Of what lies between the two, nothing is kept."""
     if not torch.is_grad_enabled():
         return F.silu(norm(x), inplace=True)
-    autocast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
-    if autocast or x.dtype != norm.weight.dtype or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or _autocast(x) or x.dtype != norm.weight.dtype:
         return F.silu(norm(x))
     in_order = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
     return _NormalisedSiLU.apply(x if in_order else x.contiguous(), norm.weight, norm.bias, norm.num_groups, norm.eps)
+
+
+def _autocast(x: Tensor) -> bool:
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
