@@ -64,7 +64,7 @@ class Uploads:
         """Returns when all is uploaded; metrics of the last."""
         metrics: dict[str, float] = {}
         if self._current is not None and self.ranks.is_main:
-            log.info("bringing %s to %s", self._current[0].name, self.store.url)
+            log.info("waiting until the last checkpoint is in %s", self.store.url)
         while self._work is not None:
             self._work.wait()
             metrics |= self._advance(self._work)
