@@ -1,7 +1,7 @@
 """The 1.45B text-to-image model, whole, on one process of a small machine: two steps, a checkpoint, and a third step of
 another process that went on from it. Prints what was measured beside what is required.
 
-    python -m tests.benchmarks.full_size --folder FOLDER     # on a local disk with 32 GB free; takes about 20 minutes
+    python -m tests.benchmarks.full_size --folder FOLDER     # on a local disk with 32 GB free; takes half an hour
 
 ZeRO 3 with bf16 weights in memory, and fp32 weights, gradients, moments and the average in files (`offload_optimizer:
 nvme`). The pictures are OpenMoji's at 256 x 256 with their captions; the first stage is untrained, as its weights
