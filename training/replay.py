@@ -115,8 +115,9 @@ def replay(file: ReplayFile, folder: Path, settings: DictConfig, ranks: Distribu
     """Computes the step on this process alone, from the checkpoint in `folder`, and looks at every module.
 
     The micro-batches are those of all of the run's ranks, one after another, so their losses are too: bit for bit on
-    the same machine. Raises ConfigurationError when the data gives other samples, and CheckpointError when the weights
-    are gone.
+    the same machine. Modules aren't compiled, as compiled ones don't say what they give: losses of a run that compiles
+    them agree to rounding. Raises ConfigurationError when the data gives other samples, or when a live run has the
+    store that they lie in, and CheckpointError when the weights are gone.
     """
     import torch
     from hydra.utils import instantiate
@@ -129,13 +130,17 @@ def replay(file: ReplayFile, folder: Path, settings: DictConfig, ranks: Distribu
     from training.dataset import store_of, training_sources
     from training.engine import NonFiniteUpdate
     from training.first_non_finite import FirstNonFinite
+    from training.launch import hold_run_folder
     from training.loop import WatchedBatches
 
     if ranks.world != 1:
         raise ConfigurationError("replay", folder, f"it takes one process, and there are {ranks.world}; start it alone")
     check_settings(settings, ranks.world)
+    settings.engine.compile = None
     torch.set_num_threads(file.threads)
     with contextlib.ExitStack() as stack:
+        if settings.data.embedded_store:
+            stack.enter_context(hold_run_folder(Path(settings.run.folder)))
         stack.enter_context(store_of(settings))
         storage: Storage = instantiate(settings.data.storage)
         sources = training_sources(settings, storage)

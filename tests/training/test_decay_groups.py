@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from tests.training.conftest import OnRanks
-from tests.training.test_laws import on_one_and_two
 from training.checkpoint import Checkpoints
 from training.decay_groups import decay_groups, spared
 from training.distributed import Distributed
@@ -17,7 +16,6 @@ from training.engine import Engine
 from training.engine_settings import EngineSettings
 from training.optimizers.adamw import AdamW
 
-STAGES = (0, 1, 2, 3)
 ALL = ["bias", "norm", "embedding"]
 DECAY = 0.5
 
@@ -85,11 +83,11 @@ def update_ratio(engine: Engine, ranks: Distributed) -> torch.Tensor:
     return (change / size).sqrt()
 
 
-def at_every_stage(ranks: Distributed, folder: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """Weights after four steps with groups at each stage; after two of them where all decay, restored with groups at
+def at_stages(ranks: Distributed, stages: tuple[int, ...], folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Weights after four steps with groups at these stages; after two of them where all decay, restored with groups at
     another stage, and two more; and the ratio that the last update is said to have had, with the true one."""
     found = {}
-    for stage in STAGES:
+    for stage in stages:
         engine = build(stage, ranks.world, ALL)
         train(engine, ranks, 0, 3)
         before = weights(engine)
@@ -128,17 +126,18 @@ def reference(groups_from: int) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in trained.items()}
 
 
+@pytest.mark.parametrize(
+    ("world", "stages"), [(2, (2,)), *(pytest.param(world, (0, 1, 3), marks=pytest.mark.slow) for world in (1, 2))]
+)
 def test_spared_parameters_don_t_decay_at_any_stage_nor_after_another_setting(
-    tmp_path: Path, on_ranks: OnRanks
+    world: int, stages: tuple[int, ...], tmp_path: Path, on_ranks: OnRanks
 ) -> None:
     straight, restored = reference(0), reference(2)
     assert not torch.allclose(straight["words.weight"], restored["words.weight"], atol=1e-3)
-    for world, found in on_one_and_two(on_ranks, at_every_stage, [], tmp_path).items():
-        for key, values in found.items():
-            case = f"{world} ranks, {key}"
-            if key.startswith("ratio"):
-                torch.testing.assert_close(values["told"], values["true"], rtol=1e-3, atol=0, msg=case)
-                continue
-            wanted = straight if key.startswith("straight") else restored
-            for name, value in values.items():
-                torch.testing.assert_close(value, wanted[name], rtol=1e-5, atol=1e-6, msg=f"{case} {name}")
+    for key, values in on_ranks(world, at_stages, stages, tmp_path).items():
+        if key.startswith("ratio"):
+            torch.testing.assert_close(values["told"], values["true"], rtol=1e-3, atol=0, msg=key)
+            continue
+        wanted = straight if key.startswith("straight") else restored
+        for name, value in values.items():
+            torch.testing.assert_close(value, wanted[name], rtol=1e-5, atol=1e-6, msg=f"{key} {name}")

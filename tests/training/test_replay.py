@@ -6,7 +6,7 @@ import functools
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import pytest
@@ -24,7 +24,7 @@ from training.first_non_finite import FirstNonFinite
 from training.fit import train_and_report
 from training.loop import NonFiniteStep
 from training.replay import Told, replay, settings_of
-from training.replay_file import ReplayFile
+from training.replay_file import ReplayFile, leave_replay
 from training.tasks.diffusion import DiffusionTask
 
 FAILED = "replays/step-00000002"
@@ -62,6 +62,14 @@ def test_settings_are_the_run_s_but_for_those_that_are_given() -> None:
     assert settings == {"run": {"seed": 3, "folder": "/runs/demo"}, "engine": {"precision": "fp32"}}
     with pytest.raises(ConfigurationError, match=r"settings\.engine\.precison=.*no such setting"):
         settings_of(left_file(), path, OmegaConf.create({"engine": {"precison": "fp32"}}))
+
+
+def test_a_step_that_was_made_in_part_leaves_no_replay_file(tmp_path: Path) -> None:
+    """As by a first stage whose adversary is at fault: the weights that it was computed with are gone."""
+    failure = NonFiniteStep("loss is nan", 2, [[(math.nan, [0])]], untouched=False)
+    nobody = cast(Any, None)
+    assert leave_replay(tmp_path, nobody, nobody, nobody, failure, nobody) is failure
+    assert not list(tmp_path.iterdir())
 
 
 class Branches(nn.Module):
