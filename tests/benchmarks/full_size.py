@@ -39,7 +39,7 @@ def settings(folder: Path) -> list[str]:
         "engine=zero3",
         "engine.offload_optimizer=nvme",
         f"engine.offload_folder={folder}",
-        "+model.unet.activation_checkpointing=true",
+        "model.unet.activation_checkpointing=true",
         "batch.global_size=1",
         "batch.micro_size=1",
         f"first_stage.weights={folder}/first_stage.safetensors",

@@ -162,10 +162,10 @@ def test_whether_one_may_write_is_tried(store: EmbeddedStore, monkeypatch: pytes
     if os.geteuid():
         tmp_path.chmod(0o500)
         with pytest.raises(DataError, match="nothing can be written there"):
-            storage.check_writable(f"{tmp_path}/x")
+            Transfers().check_writable(f"{tmp_path}/x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
     with pytest.raises(DataError, match="refused the credentials"):
-        storage.check_writable(f"{store.url}/new/place")
+        Transfers().check_writable(f"{store.url}/new/place")
 
 
 def test_work_side_by_side_is_in_order_and_fails_as_one() -> None:

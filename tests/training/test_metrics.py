@@ -14,6 +14,7 @@ from training.metrics import METRICS, metric, repeats, table
 
 ELSEWHERE = {
     *("data/bad/<reason>", "data/size/<width>x<height>", "checkpoint/uploaded", "checkpoint/upload_seconds"),
+    *("train/skipped_updates", "train/roll_backs", "train/batches_left_out"),
     *("run/goodput", "run/restarts", "run/lost_steps"),
 }
 """Logged by runs of other tests, or above the loop."""

@@ -54,9 +54,10 @@ def test_lion_is_its_algorithm() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_update_squares_are_those_of_the_last_change(kind: type[AdamW | Lion]) -> None:
     optimizer, weights, before = trained(kind, 10)
-    [parameter] = optimizer.param_groups[0]["params"]
+    [group] = optimizer.param_groups
+    [parameter] = group["params"]
     tensors = {name: optimizer.interval(parameter, name, 0, 700) for name in optimizer.kinds}
-    change, size = optimizer.update_squares([tensors], 10)
+    change, size = optimizer.update_squares([(tensors, group["weight_decay"])], 10)
     # What eight bits keep of the moments isn't quite what the change was made with.
     off = 0.05 if kind is AdamW8bit else 1e-4
     assert change.item() == pytest.approx((weights - before).square().sum().item(), rel=off)
