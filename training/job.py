@@ -8,11 +8,12 @@ import logging
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from omegaconf import DictConfig
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 HOW_IT_ENDED = {0: FINISHED, STOPPED_STATUS: STOPPED}
 """By exit status; others are failures."""
+MAIN_RANK_SECONDS = 5.0
+"""For the main rank to tell an error."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,13 @@ def _check_once(config: DictConfig, job: Job) -> None:
     except ConfigurationError:
         if os.environ["RANK"] == "0":
             raise
-        raise SystemExit(2) from None
+        _leave_the_word_to_main_rank()
+
+
+def _leave_the_word_to_main_rank() -> NoReturn:
+    """Ends this rank after the main rank has told what is wrong: a launcher that sees one rank end may end all."""
+    time.sleep(MAIN_RANK_SECONDS)
+    raise SystemExit(2) from None
 
 
 @contextlib.contextmanager
@@ -209,8 +218,8 @@ def _data_of_main_rank(config: DictConfig, job: Job, ranks: Distributed) -> Iter
         environment = ranks.broadcast_object(environment)
         if error is not None:
             raise error
-        if environment is None:  # the main rank tells why
-            raise SystemExit(2)
+        if environment is None:
+            _leave_the_word_to_main_rank()
         os.environ.update(environment)
         yield begun
         ranks.barrier()
