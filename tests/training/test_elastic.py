@@ -148,6 +148,7 @@ def other_optimizers(ranks: Distributed, folder: Path) -> dict[str, torch.Tensor
     return found
 
 
+@pytest.mark.slow
 def test_every_optimizer_continues_and_at_any_other_stage(tmp_path: Path, on_ranks: OnRanks) -> None:
     for world in (1, 2):
         for case, (straight, same, other) in on_ranks(world, other_optimizers, tmp_path).items():
@@ -217,6 +218,7 @@ def offloaded_and_not(ranks: Distributed, folder: Path) -> dict[str, torch.Tenso
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2])
 def test_offloaded_state_trains_is_saved_and_restored_as_state_that_is_not(
     world: int, tmp_path: Path, on_ranks: OnRanks
