@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.activation_checkpointing import ActivationCheckpointing
-from models.layers import UpsamplingConvolution
+from models.layers import Convolution3x3, UpsamplingConvolution
 from models.normalisation import group_norm, normalised_silu
 
 EPS = 1e-6  # of every normalisation
@@ -19,9 +19,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.norm_1 = group_norm(in_channels, EPS)
-        self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv_1 = Convolution3x3(in_channels, out_channels)
         self.norm_2 = group_norm(out_channels, EPS)
-        self.conv_2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_2 = Convolution3x3(out_channels, out_channels)
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class Encoder(nn.Module):
         self.checkpointing = checkpointing
         widths = [channels] + [channels * multiplier for multiplier in channel_multipliers]
         last = len(channel_multipliers) - 1
-        self.stem = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.stem = Convolution3x3(in_channels, channels)
         self.levels = nn.ModuleList(
             Level(
                 widths[i],
@@ -134,7 +134,7 @@ class Encoder(nn.Module):
         )
         self.middle = Middle(widths[-1], middle_attention)
         self.norm = group_norm(widths[-1], EPS)
-        self.head = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
+        self.head = Convolution3x3(widths[-1], out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.stem(x)  # [B, channels, H, W]
@@ -165,7 +165,7 @@ class Decoder(nn.Module):
         self.checkpointing = checkpointing
         widths = [channels * multiplier for multiplier in channel_multipliers]
         last = len(widths) - 1
-        self.stem = nn.Conv2d(in_channels, widths[last], 3, padding=1)
+        self.stem = Convolution3x3(in_channels, widths[last])
         self.middle = Middle(widths[last], middle_attention)
         self.levels = nn.ModuleList(
             Level(
@@ -178,7 +178,7 @@ class Decoder(nn.Module):
             for i in range(last, -1, -1)
         )
         self.norm = group_norm(widths[0], EPS)
-        self.head = nn.Conv2d(widths[0], out_channels, 3, padding=1)
+        self.head = Convolution3x3(widths[0], out_channels)
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.checkpointing.run("middle", self.middle, self.stem(z))  # [B, C_last, h, w]

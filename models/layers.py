@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from models import winograd
+
 
 def _float32_on_cpu(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN's kernels are there and are meant to be called by hand."""
@@ -90,7 +92,7 @@ class Convolution3x3(nn.Conv2d):
     """nn.Conv2d with a kernel of 3 and a padding of 1: float [B, in, H, W] -> [B, out, H, W].
 
     In float32 on CPUs it computes in channels_last order, unless the feature map has fewer positions than channels:
-    then bringing the weights into that order would cost more than it saves.
+    then bringing the weights into that order would cost more than it saves. Wide layers take half the multiplications.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -100,11 +102,19 @@ class Convolution3x3(nn.Conv2d):
         if not _float32_on_cpu(x, self.weight):
             return super().forward(x)
         if not self.has_few_positions(x):
-            return super().forward(x.contiguous(memory_format=torch.channels_last))
+            x = x.contiguous(memory_format=torch.channels_last)
+            if self._is_wide and x.shape[-1] % winograd.ACROSS == 0:
+                return winograd.convolution(x, self.weight, self.bias)
+            return super().forward(x)
         x = x.contiguous()
         if torch.is_grad_enabled():
             return _ConvolutionOfFewPositions.apply(x, self.weight, self.bias)
         return super().forward(x)
+
+    @property
+    def _is_wide(self) -> bool:
+        """Whether products over channels outweigh the sums of maps that make fewer of them do."""
+        return min(self.in_channels, self.out_channels) >= winograd.WORTHWHILE_CHANNELS
 
     def has_few_positions(self, x: Tensor) -> bool:
         """Whether x [B, in, H, W] has fewer positions, over all samples, than the output has channels."""

@@ -43,10 +43,12 @@ STEP_GFLOP = 330.0
 """Of one training step of batch 4, by the issue's count."""
 WIDTH, TOKENS = 512, 77
 
-TRIED = """Tried for the step, one thread's CPU time on an EPYC with AVX-512, and left out:
+TRIED = """Tried for the step, in one thread's CPU time, and left out:
   channels_last for every map: weight gradients of 8 x 8 and 4 x 4 maps take a fifth longer (large maps have it)
   linear layers as 1 x 1 convolutions: forwards as oneDNN's product, backwards no faster than MKL
   8 x 8 and 4 x 4 convolutions forwards as one product over unfolded patches: no faster with the unfolding
+  half the multiplications for them too: making the kernels of products costs what they save
+  half the multiplications in both directions of the map, F(2 x 2, 3 x 3): its sums of maps take twice the time
   upsampling 8 x 8 and 4 x 4 maps without the enlarged map: adding up the weights costs what it saves
   attention's backward pass of matrix products in blocks, for 1024 positions of 16 channels: 15 % slower than torch's"""
 
