@@ -92,7 +92,8 @@ class Convolution3x3(nn.Conv2d):
     """nn.Conv2d with a kernel of 3 and a padding of 1: float [B, in, H, W] -> [B, out, H, W].
 
     In float32 on CPUs it computes in channels_last order, unless the feature map has fewer positions than channels:
-    then bringing the weights into that order would cost more than it saves. Wide layers take half the multiplications.
+    then bringing the weights into that order would cost more than it saves. Where `winograd` pays, it takes half the
+    multiplications.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -103,18 +104,13 @@ class Convolution3x3(nn.Conv2d):
             return super().forward(x)
         if not self.has_few_positions(x):
             x = x.contiguous(memory_format=torch.channels_last)
-            if self._is_wide and x.shape[-1] % winograd.ACROSS == 0:
+            if winograd.pays(x, self.weight):
                 return winograd.convolution(x, self.weight, self.bias)
             return super().forward(x)
         x = x.contiguous()
         if torch.is_grad_enabled():
             return _ConvolutionOfFewPositions.apply(x, self.weight, self.bias)
         return super().forward(x)
-
-    @property
-    def _is_wide(self) -> bool:
-        """Whether products over channels outweigh the sums of maps that make fewer of them do."""
-        return min(self.in_channels, self.out_channels) >= winograd.WORTHWHILE_CHANNELS
 
     def has_few_positions(self, x: Tensor) -> bool:
         """Whether x [B, in, H, W] has fewer positions, over all samples, than the output has channels."""

@@ -24,8 +24,10 @@ PRODUCTS = 6
 """For as many columns."""
 POSITIONS = 512
 """Groups of columns that are worked on at a time: few enough that what is computed of them stays in the cache."""
-WORTHWHILE_CHANNELS = 128
-"""In and out: with fewer, sums of maps take the time that the products save."""
+LEAST_CHANNELS = 128
+"""In and out: with fewer, sums of maps take the time that products save."""
+LEAST_MULTIPLICATIONS = 9 * 2**25
+"""With fewer, forty small operations take longer than one."""
 
 _G = (
     (1 / 4, 0, 0),
@@ -35,6 +37,13 @@ _G = (
     (1 / 24, -1 / 12, 1 / 6),
     (0, 0, 1),
 )
+
+
+def pays(x: Tensor, weight: Tensor) -> bool:
+    """Whether `convolution` is the faster way for a map [B, C, H, W] and a kernel [C_out, C, 3, 3], where there are at
+    least as many positions as channels to come out."""
+    wide = min(weight.shape[:2]) >= LEAST_CHANNELS and x.numel() * len(weight) * 9 >= LEAST_MULTIPLICATIONS
+    return wide and x.shape[-1] % ACROSS == 0
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -35,7 +35,7 @@ def test_float32_rounds_as_torch_s_convolution_in_the_same_order() -> None:
     """Half as many products are summed up, by factors of up to eight."""
     layer = Convolution3x3(256, 256).requires_grad_(False)
     x = torch.randn(2, 256, 16, 16, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
-    assert layer.bias is not None
+    assert layer.bias is not None and winograd.pays(x, layer.weight)
     exact = F.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1)
     plain = F.conv2d(x, layer.weight, layer.bias, padding=1)
     ours, theirs = ((y - exact).square().mean().sqrt() / exact.std() for y in (layer(x), plain))
@@ -44,6 +44,7 @@ def test_float32_rounds_as_torch_s_convolution_in_the_same_order() -> None:
 
 def test_what_follows_may_add_in_place() -> None:
     layer = Convolution3x3(128, 128)
-    x = torch.randn(2, 128, 8, 16, requires_grad=True)
+    x = torch.randn(2, 128, 32, 32, requires_grad=True)
+    assert winograd.pays(x, layer.weight)
     layer(x).add_(x).sum().backward()
     assert x.grad is not None and layer.weight.grad is not None
