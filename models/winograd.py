@@ -22,10 +22,10 @@ ACROSS = 4
 """Columns that are computed together: a map's width is divisible by it."""
 PRODUCTS = 6
 """For as many columns."""
-POSITIONS = 512
+POSITIONS = 1024
 """Groups of columns that are worked on at a time: few enough that what is computed of them stays in the cache."""
-LEAST_CHANNELS = 128
-"""In and out: with fewer, sums of maps take the time that products save."""
+LEAST_CHANNELS = 128, 256
+"""On the narrower side, in or out, and on the wider: with fewer, sums of maps take the time that products save."""
 LEAST_MULTIPLICATIONS = 9 * 2**25
 """With fewer, forty small operations take longer than one."""
 
@@ -42,8 +42,9 @@ _G = (
 def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether `convolution` is the faster way for a map [B, C, H, W] and a kernel [C_out, C, 3, 3], where there are at
     least as many positions as channels to come out."""
-    wide = min(weight.shape[:2]) >= LEAST_CHANNELS and x.numel() * len(weight) * 9 >= LEAST_MULTIPLICATIONS
-    return wide and x.shape[-1] % ACROSS == 0
+    narrower, wider = sorted(weight.shape[:2])
+    is_wide = narrower >= LEAST_CHANNELS[0] and wider >= LEAST_CHANNELS[1]
+    return is_wide and x.numel() * len(weight) * 9 >= LEAST_MULTIPLICATIONS and x.shape[-1] % ACROSS == 0
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -46,6 +46,7 @@ WIDTH, TOKENS = 512, 77
 TRIED = """Tried for the step, in one thread's CPU time, and left out:
   channels_last for every map: weight gradients of 8 x 8 and 4 x 4 maps take a fifth longer (large maps have it)
   linear layers as 1 x 1 convolutions: forwards as oneDNN's product, backwards no faster than MKL
+  queries, keys and values as one product: 7 % of their time, less what joining the weights takes
   8 x 8 and 4 x 4 convolutions forwards as one product over unfolded patches: no faster with the unfolding
   half the multiplications for them too: making the kernels of products costs what they save
   half the multiplications in both directions of the map, F(2 x 2, 3 x 3): its sums of maps take twice the time
