@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,8 +14,9 @@ from torch import Tensor
 
 from data.transforms import BadSample, decode_image
 from data.view import middle
+from evaluation.content import content_sha256
 from evaluation.errors import EvaluationError
-from evaluation.metrics.metric import Pictures
+from evaluation.metrics.metric import Pictures, Ranks
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 AHEAD = 2
@@ -45,11 +45,13 @@ class ImageFolder:
         count = len(self._paths)
         drawn = None if seed is None else torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
         self._order: Sequence[int] = range(count) if drawn is None else drawn
-        names = [[str(path.relative_to(folder)), path.stat().st_size] for path in self._paths]
-        self.fingerprint = hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._paths)
+
+    def fingerprint(self, ranks: Ranks) -> str:
+        """Of all that the files hold. A collective of the ranks, which share the reading."""
+        return content_sha256([partial(open, path, "rb") for path in self._paths], ranks)
 
     def batches(self, rank: int = 0, world: int = 1) -> Iterator[Pictures]:
         """This rank's share. Raises EvaluationError for a file that can't be read or is of another size."""

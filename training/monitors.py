@@ -97,8 +97,8 @@ class AutoencoderMonitor:
 
 
 class DiffusionMonitor:
-    """Samples for the same held-out captions every `every` steps; the protocol's measures before training, after it and,
-    if asked for, every `measure_every` steps."""
+    """Samples for the same held-out captions every `every` steps; the protocol's measures before training, after it
+    and, if asked for, every `measure_every` steps."""
 
     def __init__(
         self,
