@@ -8,7 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -77,8 +79,8 @@ class ImageFolder:
         return Pictures(torch.tensor(numbers), torch.stack(images))
 
 
-def read_picture(path: Path, size: int | None) -> Tensor:
-    """The picture in a file, uint8 [3, H, W]; with a size, the square in its middle at size x size pixels.
+def read_picture(path: Path, size: int | None, border: int = 0) -> Tensor:
+    """The picture in a file, as of `cut_picture`. border: pixels at each edge that are left out.
 
     Raises EvaluationError when the file can't be read.
     """
@@ -86,6 +88,11 @@ def read_picture(path: Path, size: int | None) -> Tensor:
         picture = decode_image(path.read_bytes())
     except (OSError, BadSample) as error:
         raise EvaluationError(f"{path}: {error}; remove it or get it again") from error
+    return cut_picture(picture[border : picture.shape[0] - border, border : picture.shape[1] - border], size)
+
+
+def cut_picture(picture: NDArray[np.uint8], size: int | None) -> Tensor:
+    """A picture uint8 [H, W, 3] as uint8 [3, H, W]; with a size, the square in its middle at size x size pixels."""
     if size is not None:
         view = middle(picture.shape[0], picture.shape[1], size)
         picture = view.cut(picture, size, Image.Resampling.LANCZOS)

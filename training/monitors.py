@@ -185,9 +185,10 @@ class DiffusionMonitor:
     def measure(self, protocol: Protocol, step: int) -> Measured:
         """Measures by the protocol over all ranks, and writes the result below evaluation/."""
         started = time.monotonic()
-        features = load_features(
-            protocol.features, self.settings.feature_weights, self.ranks.device, protocol.features_sha256
-        )
+        device = self.ranks.device
+        # A network's weights are drawn before the stored ones take their place: not of training's random numbers.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            features = load_features(protocol.features, self.settings.feature_weights, device, protocol.features_sha256)
         mine = torch.arange(self.ranks.rank, protocol.captions, self.ranks.world)
         if self.reference is None:
             real = (Pictures(numbers, self.held_out.images[numbers]) for numbers in mine.split(MEASURE_BATCH))
@@ -206,7 +207,7 @@ class DiffusionMonitor:
             write_result(
                 self.folder, Result(step, AVERAGE, card, protocol.hash, measured.as_dict(), seconds, paper, data)
             )
-        if self.ranks.device.type == "cuda":
+        if device.type == "cuda":
             torch.cuda.empty_cache()  # what only the network of features took is training's again
         return measured
 
