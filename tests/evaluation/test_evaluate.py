@@ -77,7 +77,7 @@ def test_a_bad_sample_ends_a_measurement(colours: Path, tmp_path: Path) -> None:
     shutil.copytree(colours, moved)
     for tar in (moved / "heldout").glob("*.tar"):
         tar.write_bytes(tar.read_bytes().replace(b"IHDR", b"XXXX", 1))
-    with pytest.raises(EvaluationError, match=r"sample \d+ is bad \(undecodable.*\), and a measurement is of all"):
+    with pytest.raises(EvaluationError, match=r"sample \d+ is bad \(corrupt\), and a measurement is of all"):
         list(held_out(moved, 10, 4).batches(0, 1))
 
 

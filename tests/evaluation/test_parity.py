@@ -5,12 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cleanfid import fid as clean_fid
 from torch import Tensor, nn
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.inception import InceptionScore
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from evaluation.image_folder import ImageFolder
 from evaluation.measure import Measured, measure
@@ -20,6 +15,10 @@ from evaluation.metrics.psnr import psnr
 from evaluation.metrics.ssim import ssim
 from evaluation.pictures import write_png
 from tests.evaluation.networks import Projection, batches, pictures
+
+clean_fid = pytest.importorskip("cleanfid.fid", reason="clean-fid isn't installed: it is of the extra `test`")
+image = pytest.importorskip("torchmetrics.image", reason="torchmetrics isn't installed: it is of the extra `test`")
+functional = pytest.importorskip("torchmetrics.functional.image")
 
 GENERATED, REAL = pictures(40, 0), pictures(40, 1) // 2 + 60
 CLOSE = 1e-4
@@ -46,7 +45,10 @@ def ours() -> Measured:
 
 def test_distances_are_torchmetrics(ours: Measured) -> None:
     features = Output("features", 8)
-    theirs = FrechetInceptionDistance(features), KernelInceptionDistance(features, subsets=1, subset_size=40)
+    theirs = (
+        image.FrechetInceptionDistance(features),
+        image.KernelInceptionDistance(features, subsets=1, subset_size=40),
+    )
     for metric in theirs:
         metric.update(GENERATED, real=False)
         metric.update(REAL, real=True)
@@ -56,17 +58,19 @@ def test_distances_are_torchmetrics(ours: Measured) -> None:
 
 
 def test_the_score_is_torchmetrics(ours: Measured) -> None:
-    theirs = InceptionScore(Output("logits", 5), splits=1)
+    theirs = image.InceptionScore(Output("logits", 5), splits=1)
     theirs.update(GENERATED)
     assert ours.score == pytest.approx(float(theirs.compute()[0]), rel=CLOSE)
 
 
 def test_psnr_and_ssim_are_torchmetrics() -> None:
     x, y = pictures(3, 2, 24).float(), pictures(3, 3, 24).float()
-    theirs = peak_signal_noise_ratio(x, y, data_range=255.0, dim=(1, 2, 3), reduction="none")
+    theirs = functional.peak_signal_noise_ratio(x, y, data_range=255.0, dim=(1, 2, 3), reduction="none")
     assert psnr(x, y).tolist() == pytest.approx(theirs.tolist(), rel=CLOSE)
     alike = 0.8 * x + 0.2 * y
-    found = structural_similarity_index_measure(alike, x, data_range=255.0, reduction="none", return_full_image=True)
+    found = functional.structural_similarity_index_measure(
+        alike, x, data_range=255.0, reduction="none", return_full_image=True
+    )
     # It takes the mean with mirrored edges too; ours, and scikit-image's, is where the window of 11 fits.
     expected = found[1][..., 5:-5, 5:-5].mean(dim=(1, 2, 3))
     assert ssim(alike, x).tolist() == pytest.approx(expected.tolist(), rel=CLOSE)
@@ -75,8 +79,8 @@ def test_psnr_and_ssim_are_torchmetrics() -> None:
 def test_folders_are_measured_as_clean_fid_measures_them(tmp_path: Path) -> None:
     """From files on, by its reading, its statistics and its root of a matrix."""
     for name, images in (("generated", GENERATED), ("real", REAL)):
-        for number, image in enumerate(images):
-            write_png(tmp_path / name / f"{number:03d}.png", image)
+        for number, picture in enumerate(images):
+            write_png(tmp_path / name / f"{number:03d}.png", picture)
     network = Projection()
     generated, real = (ImageFolder(tmp_path / name, None, 7) for name in ("generated", "real"))
     metrics = {"kid": KernelDistance(network, "features", Sizes(40, 40), 40, subsets=1, subset_size=40)}
