@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,7 +55,11 @@ class OpenClip:
             view_of(model, pretrained)  # said before the weights are read
         found = read_weights_file(weights, sha256)
         view = view_of(model, pretrained or KNOWN.get(found.sha256))
-        network, _, self._view = open_clip.create_model_and_transforms(model, load_weights=False, **view)
+        logging.disable(logging.WARNING)  # it warns that the weights, which come next, are random
+        try:
+            network, _, self._view = open_clip.create_model_and_transforms(model, load_weights=False, **view)
+        finally:
+            logging.disable(logging.NOTSET)
         try:
             network.load_state_dict(_as_named_now(network, found.state))
         except RuntimeError as error:
