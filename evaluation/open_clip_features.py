@@ -63,7 +63,9 @@ class OpenClip:
         try:
             network.load_state_dict(_as_named_now(network, found.state))
         except RuntimeError as error:
-            raise ValueError(f"clip_weights={weights}: not the weights of {model}: {error}") from error
+            _, first, *others = str(error).splitlines()
+            told = f"{first.strip()} (and {len(others)} more)" if others else first.strip()
+            raise ValueError(f"clip_weights={weights}: not the weights of {model}: {told}") from error
         self._network = network.eval().requires_grad_(False).to(device)
         self._tokens = open_clip.get_tokenizer(model)
         self.widths: Mapping[str, int] = {"features": int(network.visual.output_dim)}

@@ -98,7 +98,9 @@ class Protocol:
         if not 1 <= self.sampler_steps <= 1000:
             raise ValueError(f"sampler_steps is {self.sampler_steps}; it must be 1 to 1000")
         if self.captions < max(2, self.splits):
-            raise ValueError(f"captions is {self.captions}; it must be at least {max(2, self.splits)}")
+            raise ValueError(
+                f"captions is {self.captions}; it must be at least {max(2, self.splits)}, as splits is {self.splits}"
+            )
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed is {self.seed}; it must be 0 to 2^31 - 1")
         for key, choices in CHOICES.items():

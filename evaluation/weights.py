@@ -107,7 +107,7 @@ def checked_file(location: str, sha256: str | None) -> tuple[Path, str]:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError, ImportError) as error:
-        raise ValueError(f"cannot read weights at {location}: {error}") from error
+        raise ValueError(f"cannot read weights at {location}: {error.__cause__ or error}") from error
     if sha256 is not None and found != sha256:
         raise ValueError(
             f"the weights at {location} have the sha256 {found} and not {sha256}: they are other weights, or were not "
