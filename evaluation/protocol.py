@@ -97,9 +97,10 @@ class Protocol:
     def __post_init__(self) -> None:
         if not 1 <= self.sampler_steps <= 1000:
             raise ValueError(f"sampler_steps is {self.sampler_steps}; it must be 1 to 1000")
-        if self.captions < max(2, self.splits):
+        if self.captions < 2 * max(1, self.splits):
             raise ValueError(
-                f"captions is {self.captions}; it must be at least {max(2, self.splits)}, as splits is {self.splits}"
+                f"captions is {self.captions}; it must be at least {2 * max(1, self.splits)}, two for each of the "
+                f"{self.splits} splits: the score of one image alone is always 1"
             )
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed is {self.seed}; it must be 0 to 2^31 - 1")

@@ -38,6 +38,8 @@ from training.tasks.diffusion import DiffusionTask
 from training.tracker import Tracker
 
 MEASURE_BATCH = 50
+FEWEST_OF_SPLIT = 10
+"""Images; of fewer the Inception score says nothing."""
 
 
 class AutoencoderMonitor:
@@ -215,7 +217,8 @@ class DiffusionMonitor:
         """The protocol as the held-out samples let it be: with fewer of them, other sizes or no further metrics it is
         another one, as its hash must say, and has no published numbers."""
         count = min(protocol.captions, len(self.held_out))
-        size, splits = self.held_out.images.shape[-1], min(protocol.splits, count)
+        size = self.held_out.images.shape[-1]
+        splits = protocol.splits if count >= FEWEST_OF_SPLIT * protocol.splits else 1
         found = dataclasses.replace(protocol, captions=count, splits=splits, image_size=size, metrics={})
         return found if found.hash == protocol.hash else dataclasses.replace(found, paper=[])
 

@@ -139,6 +139,11 @@ def test_first_stage_and_kept_reference(writable_run: Path, colours: Path, monke
         assert set(result.data) == {"samples", "reference"}
     assert found[0] == found[1]
     assert (found[0]["generated_images"], found[0]["reference_images"]) == (4, 6)
+    shards = [f"reference.file={writable_run / 'shards.safetensors'}", f"reference.images={colours / 'heldout'}"]
+    command(monkeypatch, f"run={writable_run}", *SMALL, f"data.shards={colours}", *settings[:2], *shards)
+    (result,) = read_results(writable_run)
+    assert result.measured["reference_images"] == SAMPLES
+    assert result.data["reference"] == result.data["samples"]  # what the shards hold is the same
 
 
 def test_coco_files_are_prepared_once(tmp_path: Path) -> None:
