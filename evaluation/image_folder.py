@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ class ImageFolder:
 
     def fingerprint(self, ranks: Ranks) -> str:
         """Of all that the files hold. A collective of the ranks, which share the reading."""
-        return content_sha256([partial(open, path, "rb") for path in self._paths], ranks)
+        return content_sha256([partial(_opened, path) for path in self._paths], ranks)
 
     def batches(self, rank: int = 0, world: int = 1) -> Iterator[Pictures]:
         """This rank's share. Raises EvaluationError for a file that can't be read or is of another size."""
@@ -77,6 +78,10 @@ class ImageFolder:
                     f"{images[0].shape[2]}; give a size that all are cut to"
                 )
         return Pictures(torch.tensor(numbers), torch.stack(images))
+
+
+def _opened(path: Path) -> BinaryIO:
+    return path.open("rb")
 
 
 def read_picture(path: Path, size: int | None, border: int = 0) -> Tensor:

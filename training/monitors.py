@@ -205,7 +205,8 @@ class DiffusionMonitor:
         )
         if self.ranks.is_main:
             seconds = time.monotonic() - started
-            card, paper, data = protocol.card(), list(protocol.paper), {"samples": self._fingerprint()}
+            data: dict[str, str | None] = {"samples": self._fingerprint()}
+            card, paper = protocol.card(), list(protocol.paper)
             write_result(
                 self.folder, Result(step, AVERAGE, card, protocol.hash, measured.as_dict(), seconds, paper, data)
             )

@@ -59,12 +59,12 @@ def check_measurements(config: DictConfig) -> None:
         if settings.measure_every is not None:
             raise ConfigurationError(key, None, "monitor.measure_every needs one of conf/protocol; set it too")
         return
-    protocol = OmegaConf.load(CONFIG_FOLDER / "protocol" / f"{settings.protocol}.yaml")
+    protocol = dict(OmegaConf.load(CONFIG_FOLDER / "protocol" / f"{settings.protocol}.yaml"))
     for name, only in MEASURED_IN_TRAINING.items():
         if (found := protocol.get(name, only)) != only:
             remedy = f"its {name} is {found}, and training measures {only} alone; choose another, such as openmoji"
             raise ConfigurationError(key, settings.protocol, remedy)
-    if protocol.features == "inception" and settings.feature_weights is None:
+    if protocol["features"] == "inception" and settings.feature_weights is None:
         remedy = f"{key}={settings.protocol} needs the path or URL of weights-inception-2015-12-05-6726825d.pth"
         raise ConfigurationError("monitor.feature_weights", None, remedy)
     weights = settings.feature_weights
