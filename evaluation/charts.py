@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from evaluation.numbers import FORMATS, whole
+from evaluation.numbers import FORMATS, at_ticks, whole
 from evaluation.run_metrics import Series
 from evaluation.thinning import Thin, smooth, thin
 
@@ -111,14 +111,13 @@ def draw(chart: Chart, number: int, span: tuple[float, float]) -> Markup:
     y_ticks = np.array(ticks(y_low, y_high, logarithmic))
     # There is no half step.
     x_ticks = np.array([x for x in linear_ticks(x_low, x_high, 4) if x == round(x)])
-    shown = FORMATS[chart.format]
     rules = [
         Markup("<line x1='0' x2='1000' y1='{0}' y2='{0}'/>").format(f"{1000 * (1 - place):.1f}")
         for place in up(y_ticks)
     ]
     labels = [
-        Markup("<span class='y' style='bottom:{}%'>{}</span>").format(f"{100 * place:.2f}", shown(float(y)))
-        for y, place in zip(y_ticks, up(y_ticks), strict=True)
+        Markup("<span class='y' style='bottom:{}%'>{}</span>").format(f"{100 * place:.2f}", text)
+        for text, place in zip(at_ticks(y_ticks.tolist(), FORMATS[chart.format]), up(y_ticks), strict=True)
     ] + [
         Markup("<span class='x' style='left:{}%'>{}</span>").format(f"{100 * place:.2f}", whole(float(x)))
         for x, place in zip(x_ticks, across(x_ticks), strict=True)

@@ -11,15 +11,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from evaluation.data_sets import WORDNET, read_data_set
 from evaluation.errors import EvaluationError
 from evaluation.heldout import HeldOut
-from evaluation.image_folder import SUFFIXES, read_picture
+from evaluation.image_folder import cut_picture, read_picture
 
 
 class Choices(Protocol):
-    """Pictures by number. texts: all words that there are. fingerprint: of the pictures and their words."""
+    """Pictures by number. texts: all words that there are. template: of a prompt, {} is such a text, unless another is
+    asked for. fingerprint: of the pictures and their words."""
 
     texts: Sequence[str]
+    template: str
     fingerprint: str
 
     def __len__(self) -> int: ...
@@ -34,11 +37,11 @@ class Choices(Protocol):
 
 
 class FolderChoices:
-    """A folder for each class, with its pictures: every class is a candidate.
+    """A data set's pictures, or those of a folder with one for each class: every class is a candidate.
 
     Args:
-        folder: its subfolders are the classes; a class's pictures may lie in further subfolders.
-        names: folder -> its class in words; None: the folder's name, with spaces for underscores.
+        folder: see evaluation.data_sets; a class's pictures may lie in further subfolders.
+        names: class, as the data set or its folder is named -> the class in words; None: what is known of it.
         image_size: pictures have their shorter side scaled to it and are cut to their middle; None: as they are.
         count: pictures drawn by seed; None: all.
         seed: of that.
@@ -49,37 +52,41 @@ class FolderChoices:
     def __init__(
         self, folder: Path, names: Mapping[str, str] | None, image_size: int | None, count: int | None, seed: int
     ) -> None:
-        if not folder.is_dir():
-            raise EvaluationError(f"data.folder={folder}: there is no such folder")
-        classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        if len(classes) < 2:
-            raise EvaluationError(f"data.folder={folder}: it holds {len(classes)} folders; give one for each class")
-        if names is not None and (absent := [name for name in classes if name not in names]):
-            raise EvaluationError(f"data.names: nothing for the folders {', '.join(absent[:5])}; name every class")
-        self.texts: Sequence[str] = [names[name] if names is not None else name.replace("_", " ") for name in classes]
-        found: list[tuple[Path, int]] = []
-        for i, name in enumerate(classes):
-            paths = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES)
-            if not paths:
-                raise EvaluationError(f"{folder / name}: no picture ({', '.join(sorted(SUFFIXES))}) of this class")
-            found += [(path, i) for path in paths]
-        if count is not None and not 1 <= count <= len(found):
-            raise EvaluationError(f"data.pictures={count}: give 1 to {len(found)}, as many as there are")
-        order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed)).tolist()
-        self._found = [found[i] for i in order[:count]]
-        self._size = image_size
-        listing = [[str(path.relative_to(folder)), path.stat().st_size] for path, _ in self._found]
+        found = read_data_set(folder)
+        if names is not None and (absent := [name for name in found.classes if name not in names]):
+            raise EvaluationError(f"data.names: nothing for the classes {', '.join(absent[:5])}; name every class")
+        if names is None and (numbered := [word for word in found.words if WORDNET.fullmatch(word)]):
+            raise EvaluationError(
+                f"data.names=null: the folders' names, such as {numbered[0]}, are no words; name the classes"
+            )
+        self.texts: Sequence[str] = found.words if names is None else [names[name] for name in found.classes]
+        self.template = found.template
+        pictures = len(found.labels)
+        if count is not None and not 1 <= count <= pictures:
+            raise EvaluationError(f"data.pictures={count}: give 1 to {pictures}, as many as there are")
+        order = torch.randperm(pictures, generator=torch.Generator().manual_seed(seed)).tolist()
+        self._order = order[:count]
+        self._data, self._size = found, image_size
+        listing: list[list[str | int]] = [
+            [str(picture.relative_to(folder)), picture.stat().st_size]
+            if isinstance(picture, Path)
+            else [hashlib.sha256(picture.tobytes()).hexdigest(), found.labels[i]]
+            for i, picture in ((i, found.pictures[i]) for i in self._order)
+        ]
         self.fingerprint = hashlib.sha256(json.dumps([listing, self.texts]).encode()).hexdigest()
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._order)
 
     def image(self, number: int) -> Tensor:
         """Raises EvaluationError when the file can't be read."""
-        return read_picture(self._found[number][0], self._size)
+        picture = self._data.pictures[self._order[number]]
+        if isinstance(picture, Path):
+            return read_picture(picture, self._size, self._data.border)
+        return cut_picture(picture, self._size)
 
     def candidates(self, number: int) -> tuple[Sequence[int], int]:
-        return range(len(self.texts)), self._found[number][1]
+        return range(len(self.texts)), self._data.labels[self._order[number]]
 
 
 class CaptionChoices:
@@ -92,6 +99,8 @@ class CaptionChoices:
 
     Raises EvaluationError when there are fewer different captions.
     """
+
+    template = "{}"
 
     def __init__(self, samples: HeldOut, count: int, seed: int) -> None:
         batches = list(samples.batches(0, 1))

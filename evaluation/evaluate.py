@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from evaluation.run_measurement import RunMeasurement
     from training.distributed import Distributed
 
+PUBLISHED_WITH = ("captions", "image_size", "splits", "draws", "reference", "picture_file", "weights")
+"""Settings of a protocol that all published rows of its file were measured with; the others the rows' names tell."""
 log = logging.getLogger("evaluation.evaluate")  # also when run as __main__
 
 
@@ -125,11 +128,23 @@ def load_networks(config: DictConfig, protocol: Protocol, ranks: Distributed) ->
 def build_protocol(config: DictConfig) -> Protocol:
     """The protocol of the configuration. Raises EvaluationError when a value is out of range."""
     from evaluation.protocol import Protocol
+    from training.compose import choices, composed
 
     try:
-        return Protocol.of(config.protocol)
+        protocol = Protocol.of(config.protocol)
     except ValueError as error:
         raise EvaluationError(f"protocol: {error}") from error
+    if not protocol.paper or protocol.name not in choices("protocol"):
+        return protocol
+    shipped = Protocol.of(composed("evaluate", ["run=.", f"protocol={protocol.name}"]).protocol)
+    return replace(protocol, paper=_told_apart(protocol, shipped))
+
+
+def _told_apart(protocol: Protocol, shipped: Protocol) -> list[dict[str, Any]]:
+    """The published rows, whose names tell what they were measured with where the protocol has it otherwise."""
+    other = [name for name in PUBLISHED_WITH if getattr(protocol, name) != getattr(shipped, name)]
+    told = "".join(f", {name} {getattr(shipped, name)}" for name in other)
+    return [{**row, "name": row["name"] + told} for row in protocol.paper]
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ from torch.nn.functional import interpolate
 from evaluation.metrics.metric import Pictures
 from evaluation.weights import WeightsFile, read_weights_file
 
+SAME = 1e-3
+"""Largest error that rounding in float32 leaves, of the largest output."""
+
 
 @dataclass(frozen=True)
 class MeasureNames:
@@ -90,6 +93,20 @@ class InceptionFeatures(FeatureNetwork):
         clean.seek(0)
         network = FeatureExtractorInceptionV3(self.name, ["2048", "logits_unbiased"], clean)
         self._network = Inception(network).to(device)
+        self._check(network)
+
+    def _check(self, reference: torch.nn.Module) -> None:
+        """Raises ValueError unless the device computes of one picture what torch-fidelity's network does on the CPU."""
+        ramp = torch.arange(3 * 64 * 64).remainder(251).reshape(1, 3, 64, 64).to(torch.uint8)
+        with torch.no_grad():
+            for name, found, known in zip(("features", "logits"), self(ramp), reference(ramp), strict=True):
+                error = float((found.cpu() - known).abs().max() / known.abs().max())
+                if not error < SAME:
+                    raise ValueError(
+                        f"the {name} of {self.title} on {self.device} are off by {error:.1e} of the largest, where at "
+                        f"most {SAME:.0e} is rounding: nothing that they'd be used for is FID. Check the weights, the "
+                        "device and its libraries"
+                    )
 
     @property
     def widths(self) -> Mapping[str, int]:

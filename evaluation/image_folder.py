@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from data.transforms import BadSample, decode_image
 from data.view import middle
+from evaluation.content import content_sha256
 from evaluation.errors import EvaluationError
-from evaluation.metrics.metric import Pictures
+from evaluation.metrics.metric import Pictures, Ranks
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 AHEAD = 2
@@ -45,11 +48,13 @@ class ImageFolder:
         count = len(self._paths)
         drawn = None if seed is None else torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
         self._order: Sequence[int] = range(count) if drawn is None else drawn
-        names = [[str(path.relative_to(folder)), path.stat().st_size] for path in self._paths]
-        self.fingerprint = hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._paths)
+
+    def fingerprint(self, ranks: Ranks) -> str:
+        """Of all that the files hold. A collective of the ranks, which share the reading."""
+        return content_sha256([partial(_opened, path) for path in self._paths], ranks)
 
     def batches(self, rank: int = 0, world: int = 1) -> Iterator[Pictures]:
         """This rank's share. Raises EvaluationError for a file that can't be read or is of another size."""
@@ -75,8 +80,12 @@ class ImageFolder:
         return Pictures(torch.tensor(numbers), torch.stack(images))
 
 
-def read_picture(path: Path, size: int | None) -> Tensor:
-    """The picture in a file, uint8 [3, H, W]; with a size, the square in its middle at size x size pixels.
+def _opened(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
+def read_picture(path: Path, size: int | None, border: int = 0) -> Tensor:
+    """The picture in a file, as of `cut_picture`. border: pixels at each edge that are left out.
 
     Raises EvaluationError when the file can't be read.
     """
@@ -84,6 +93,11 @@ def read_picture(path: Path, size: int | None) -> Tensor:
         picture = decode_image(path.read_bytes())
     except (OSError, BadSample) as error:
         raise EvaluationError(f"{path}: {error}; remove it or get it again") from error
+    return cut_picture(picture[border : picture.shape[0] - border, border : picture.shape[1] - border], size)
+
+
+def cut_picture(picture: NDArray[np.uint8], size: int | None) -> Tensor:
+    """A picture uint8 [H, W, 3] as uint8 [3, H, W]; with a size, the square in its middle at size x size pixels."""
     if size is not None:
         view = middle(picture.shape[0], picture.shape[1], size)
         picture = view.cut(picture, size, Image.Resampling.LANCZOS)

@@ -101,7 +101,7 @@ def measure(
         metrics: further ones, by name; made for these numbers of images, and used up.
         ranks: that share the images.
 
-    Raises ValueError when an image is missing or twice there, with fewer images than splits, when
+    Raises ValueError when an image is missing or twice there, with fewer than two images a split, when
     either side has fewer than two images, and when features are not finite.
     """
     metrics = metrics or {}

@@ -42,14 +42,14 @@ class Networks:
                 from evaluation.vgg16 import Vgg16
 
                 self._loaded[key] = Vgg16(self.perceptual_weights, told.get("sha256"), self.device)
-            elif name == "open_clip" and {"model"} <= set(told) <= {"model", "sha256"}:
+            elif name == "open_clip" and {"model"} <= set(told) <= {"model", "sha256", "pretrained"}:
                 from evaluation.open_clip_features import OpenClip
 
-                self._loaded[key] = OpenClip(told["model"], self.clip_weights, told.get("sha256"), self.device)
+                self._loaded[key] = OpenClip(weights=self.clip_weights, device=self.device, **told)
             else:
                 raise ValueError(
-                    f"network={dict(settings)}: its name must be one of {', '.join(NETWORKS)}; open_clip takes a model "
-                    "and the weights' sha256, vgg16 the sha256"
+                    f"network={dict(settings)}: its name must be one of {', '.join(NETWORKS)}; open_clip takes a "
+                    "model, the weights' sha256 and their name, pretrained; vgg16 the sha256"
                 )
         return self._loaded[key]
 

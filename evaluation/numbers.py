@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 
 def number(value: float) -> str:
@@ -21,6 +22,19 @@ def number(value: float) -> str:
     digits = max(0, 3 - math.floor(math.log10(size)))
     text = f"{value:.{digits}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def at_ticks(ticks: Sequence[float], shown: Callable[[float], str] = number) -> list[str]:
+    """Labels of an axis, each by `shown`; all with more digits where four are too few to tell where a tick is."""
+    if shown is not number or len(ticks) < 2:
+        return [shown(tick) for tick in ticks]
+    step = min(abs(b - a) for a, b in pairwise(ticks))
+    labels = [number(tick) for tick in ticks]
+    if all(abs(float(label.replace(",", "")) - tick) <= step / 100 for label, tick in zip(labels, ticks, strict=True)):
+        return labels
+    digits = max(0, 1 - math.floor(math.log10(step)))  # 2.5 has one more than its power of ten
+    labels = [f"{tick:,.{digits}f}" for tick in ticks]
+    return labels if any(label[-1] != "0" for label in labels) or not digits else [label[:-1] for label in labels]
 
 
 def whole(value: float) -> str:

@@ -51,7 +51,7 @@ class Protocol:
         captions: number of captions, or of whatever else is drawn from; one image is generated for each.
         seed: picks the samples and their captions; seed of image n is seed * 2^32 + n.
         image_size: height and width of generated and real images in pixels; real ones have their shorter side scaled
-            to it, and are cut to their middle.
+            to it (Lanczos), and are cut to their middle.
         sampler_steps: of the sampler.
         guidance_scale: classifier-free guidance; 1 is without.
         precision: arithmetic of denoiser and decoder, float32 or bfloat16 (autocast).
@@ -63,7 +63,7 @@ class Protocol:
         reference: what the images are compared with: their own originals, or a file of what was kept of others.
         picture_file: the file that generated images pass through: png, which changes nothing, or jpeg95.
         weights: the moving average, ema, those of the last step, raw, or another average that the run kept.
-        data_sha256: fingerprint that the samples' shards must have; None: any, which the result tells.
+        data_sha256: of what the samples' shards must hold, see evaluation.content; None: any, which the result tells.
         features_sha256: sha256 of the feature network's weights; None: those that its measures are named after.
         metrics: further ones, by name, each with the settings of its file in conf/metric.
         paper: published numbers of this protocol, each {"name", "frechet", "score"} and, for further metrics, "others",
@@ -97,8 +97,11 @@ class Protocol:
     def __post_init__(self) -> None:
         if not 1 <= self.sampler_steps <= 1000:
             raise ValueError(f"sampler_steps is {self.sampler_steps}; it must be 1 to 1000")
-        if self.captions < max(2, self.splits):
-            raise ValueError(f"captions is {self.captions}; it must be at least {max(2, self.splits)}")
+        if self.captions < 2 * max(1, self.splits):
+            raise ValueError(
+                f"captions is {self.captions}; it must be at least {2 * max(1, self.splits)}, two for each of the "
+                f"{self.splits} splits: the score of one image alone is always 1"
+            )
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed is {self.seed}; it must be 0 to 2^31 - 1")
         for key, choices in CHOICES.items():

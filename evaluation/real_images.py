@@ -49,7 +49,7 @@ def held_out(
         else:
             storage = instantiate(settings.storage)
             urls = shards(settings, storage, ranks)
-        yield HeldOut(urls, storage, inputs, protocol, config.batch_size, settings.workers)
+        yield HeldOut(urls, storage, inputs, protocol, config.batch_size, settings.workers, ranks)
 
 
 def shards(settings: DictConfig, storage: Storage, ranks: Distributed) -> str:
@@ -112,12 +112,12 @@ def known_reference(
                 f"reference.file={path}: there is no such file; set reference.images to the shards or the folder of "
                 "real images that it is to be computed of"
             )
-        images = _real_images(config, protocol)
+        images = _real_images(config, protocol, ranks)
         log.info("no reference at %s yet: computing it of %d images", path, len(images))
         metrics = networks.metrics(protocol.metrics, Sizes(protocol.captions, len(images)))
         reference = see_reference(images.batches(ranks.rank, ranks.world), networks.features, metrics, ranks)
+        source = {"images": str(settings.images), "count": len(images), "fingerprint": images.fingerprint(ranks)}
         if ranks.is_main:
-            source = {"images": str(settings.images), "count": len(images), "fingerprint": images.fingerprint}
             write_reference(path, reference, {**wanted, **source})
         ranks.barrier()
     return read_reference(path, wanted), str(read_card(path)["fingerprint"])
@@ -126,24 +126,26 @@ def known_reference(
 class _Shards:
     """All images of shards, as batches to be measured."""
 
-    def __init__(self, config: DictConfig, protocol: Protocol, storage: Storage) -> None:
+    def __init__(self, config: DictConfig, protocol: Protocol, storage: Storage, ranks: Distributed) -> None:
         url = str(config.reference.images)
         count = len(Index.load(url, storage))
         whole = replace(protocol, captions=count, splits=1)
-        self._held_out = HeldOut(url, storage, {}, whole, config.batch_size, config.data.workers)
-        self.fingerprint = self._held_out.fingerprint
+        self._held_out = HeldOut(url, storage, {}, whole, config.batch_size, config.data.workers, ranks)
         self._count = count
 
     def __len__(self) -> int:
         return self._count
+
+    def fingerprint(self, ranks: Distributed) -> str:
+        return self._held_out.fingerprint
 
     def batches(self, rank: int, world: int) -> Iterator[Pictures]:
         for batch in self._held_out.batches(rank, world):
             yield Pictures(batch.numbers, batch.images)
 
 
-def _real_images(config: DictConfig, protocol: Protocol) -> _Shards | ImageFolder:
+def _real_images(config: DictConfig, protocol: Protocol, ranks: Distributed) -> _Shards | ImageFolder:
     folder = Path(str(config.reference.images))
     if folder.is_dir() and not (folder / "index.json").exists() and not any(folder.glob("*.tar")):
         return ImageFolder(folder, protocol.image_size, config.batch_size)
-    return _Shards(config, protocol, instantiate(config.data.storage))
+    return _Shards(config, protocol, instantiate(config.data.storage), ranks)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from evaluation.charts import linear_ticks
-from evaluation.numbers import number
+from evaluation.numbers import at_ticks
 
 MARGIN = 0.08
 """Of each axis, beyond the outermost points, so that these and their labels lie inside."""
@@ -70,8 +70,12 @@ def draw_scatter(scatter: Scatter) -> Markup:
         Markup("<line x1='0' x2='1000' y1='{0}' y2='{0}'/>").format(f"{1000 * (1 - up(y)):.1f}") for y in y_ticks
     ] + [Markup("<line y1='0' y2='1000' x1='{0}' x2='{0}'/>").format(f"{1000 * across(x):.1f}") for x in x_ticks]
     labels = [
-        Markup("<span class='y' style='bottom:{:.2f}%'>{}</span>").format(100 * up(y), number(y)) for y in y_ticks
-    ] + [Markup("<span class='x' style='left:{:.2f}%'>{}</span>").format(100 * across(x), number(x)) for x in x_ticks]
+        Markup("<span class='y' style='bottom:{:.2f}%'>{}</span>").format(100 * up(y), text)
+        for y, text in zip(y_ticks, at_ticks(y_ticks), strict=True)
+    ] + [
+        Markup("<span class='x' style='left:{:.2f}%'>{}</span>").format(100 * across(x), text)
+        for x, text in zip(x_ticks, at_ticks(x_ticks), strict=True)
+    ]
     front = sorted((point for point in points if point.front), key=lambda point: (point.x, point.y))
     marks = [
         Markup("<i class='point {}{}' style='left:{:.2f}%;bottom:{:.2f}%' title='{}'><b>{}</b></i>").format(
@@ -84,7 +88,7 @@ def draw_scatter(scatter: Scatter) -> Markup:
     return Markup(
         "<figure class='chart scatter wide'><figcaption><b>{title}</b> <span class='note'>numbers beside points: "
         "guidance scale; right and down is better; filled points, joined by dashes: no other setting is better in "
-        "both</span>{keys}</figcaption>"
+        "both</span><span class='keys'>{keys}</span></figcaption>"
         "<div class='plot'><svg viewBox='0 0 1000 1000' preserveAspectRatio='none' role='img' aria-label='{title}'>"
         "<g class='rules'>{rules}</g>{lines}</svg>{labels}<span class='axis'>{x_name} →</span>{marks}</div></figure>"
     ).format(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from evaluation.features import full_precision
 from evaluation.metrics.metric import Pictures
-from evaluation.weights import read_weights_file
+from evaluation.weights import checked_file
 from models.perceptual import PerceptualLoss
 
 PUBLISHED = "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"
@@ -19,7 +19,7 @@ class Vgg16:
     """LPIPS (learned weights) and PSIM (none) at the cost of one.
 
     Args:
-        weights: path of torchvision's vgg16-397923af.pth.
+        weights: path or URL of torchvision's vgg16-397923af.pth.
         sha256: that the file must have; None: that of torchvision's.
         device: where the network runs.
 
@@ -31,13 +31,13 @@ class Vgg16:
     def __init__(self, weights: str | None, sha256: str | None = None, device: torch.device | str = "cpu") -> None:
         if weights is None:
             raise ValueError(
-                "perceptual_weights=null: LPIPS and PSIM need torchvision's VGG16; set it to the path of "
+                "perceptual_weights=null: LPIPS and PSIM need torchvision's VGG16; set it to the path or URL of "
                 "vgg16-397923af.pth (download.pytorch.org/models)"
             )
-        found = read_weights_file(weights, sha256 or PUBLISHED)
-        self.description = f"VGG16 (torchvision, ImageNet), weights sha256 {found.sha256}"
+        path, found = checked_file(weights, sha256 or PUBLISHED)
+        self.description = f"VGG16 (torchvision, ImageNet), weights sha256 {found}"
         self.device = torch.device(device)
-        self._distance = PerceptualLoss(weights).to(device)
+        self._distance = PerceptualLoss(path).to(device)
 
     @torch.no_grad()
     def outputs(self, pictures: Pictures) -> Mapping[str, Tensor]:

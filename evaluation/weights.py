@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-import io
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 import fsspec
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -80,26 +83,50 @@ def read_weights_file(location: str, sha256: str | None) -> WeightsFile:
     sha256: that the file must have; None: any. Raises ValueError when it can't be read, has another hash, or holds
     something else.
     """
-    try:
-        with fsspec.open(location, "rb") as file:
-            data: bytes = file.read()
-    except (OSError, ValueError, ImportError) as error:
-        raise ValueError(f"cannot read weights at {location}: {error}") from error
-    found = hashlib.sha256(data).hexdigest()
-    if sha256 is not None and found != sha256:
-        raise ValueError(
-            f"the weights at {location} have the sha256 {found} and not {sha256}: they are other weights, or were not "
-            "read to their end. Get the right ones, or name these in the protocol: in features_sha256, or in the "
-            "metric's network"
-        )
+    path, found = checked_file(location, sha256)
     try:
         state = (
-            load(data)
-            if location.endswith(".safetensors")
-            else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
         )
     except Exception as error:  # torch.load has no exception type of its own
         raise ValueError(f"{location} does not hold a plain state dict of tensors: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{location} does not hold a plain state dict of tensors")
     return WeightsFile(state, found)
+
+
+def checked_file(location: str, sha256: str | None) -> tuple[Path, str]:
+    """The file at a path, or what is at a URL, brought here once; and its sha256.
+
+    sha256: that it must have; None: any. Raises ValueError when it can't be read, and when it has another one.
+    """
+    try:
+        path = _brought_here(location) if "://" in location else Path(location)
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError, ImportError) as error:
+        raise ValueError(f"cannot read weights at {location}: {error.__cause__ or error}") from error
+    if sha256 is not None and found != sha256:
+        raise ValueError(
+            f"the weights at {location} have the sha256 {found} and not {sha256}: they are other weights, or were not "
+            "read to their end. Get the right ones, or name these in the protocol: in features_sha256, or in the "
+            "metric's network" + (f"; remove {path} to read the URL again" if str(path) != location else "")
+        )
+    return path, found
+
+
+def _brought_here(url: str) -> Path:
+    """The local copy of what is at a URL; one process of a machine reads it, others wait for it."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldm" / "weights"
+    path = cache / hashlib.sha256(url.encode()).hexdigest()[:16] / PurePosixPath(urlsplit(url).path).name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            part = path.with_name(f"{path.name}.part")
+            with fsspec.open(url, "rb") as source, part.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            part.replace(path)  # whole or absent, whatever ends this process
+    return path

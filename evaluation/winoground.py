@@ -31,6 +31,8 @@ class Winoground:
     Raises EvaluationError when the folder isn't such a one, or has fewer examples.
     """
 
+    template = "{}"
+
     def __init__(self, folder: Path, image_size: int | None, count: int | None) -> None:
         path = folder / "examples.jsonl"
         try:

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from evaluation.run import LoadedRun
     from training.distributed import Distributed
 
-CLASS_TEMPLATES = ("a photo of a {}.",)
-CAPTION_TEMPLATES = ("{}",)
-
 
 class Classifier(Protocol):
     """Tells what a picture shows."""
@@ -78,7 +75,7 @@ def classify(config: DictConfig, ranks: Distributed) -> None:
     scored = config.data.winoground is not None
     loaded, clip = _model(config, ranks)
     with _choices(config, loaded, ranks) as choices:
-        templates = _templates(config)
+        templates = _templates(config, choices)
         card = _card(config, loaded, clip, choices, templates)
         key = hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()[:16]
         output = Path(config.output or (Path(config.run) / "zero_shot" if config.run is not None else "zero_shot"))
@@ -148,7 +145,7 @@ def _model(config: DictConfig, ranks: Distributed) -> tuple[LoadedRun | None, Op
     if config.run is None:
         from evaluation.open_clip_features import OpenClip
 
-        return None, OpenClip(config.clip, config.clip_weights, None, ranks.device)
+        return None, OpenClip(config.clip, config.clip_weights, None, ranks.device, config.clip_pretrained)
     from evaluation.run import load_run
 
     loaded = load_run(Path(config.run), ranks.device)
@@ -160,9 +157,9 @@ def _model(config: DictConfig, ranks: Distributed) -> tuple[LoadedRun | None, Op
     return loaded, None
 
 
-def _templates(config: DictConfig) -> list[str]:
+def _templates(config: DictConfig, choices: Choices) -> list[str]:
     if config.templates is None:
-        return list(CAPTION_TEMPLATES if config.data.folder is None else CLASS_TEMPLATES)
+        return [choices.template]
     templates = [config.templates] if isinstance(config.templates, str) else list(config.templates)
     if not templates or any(template.count("{}") != 1 for template in templates):
         raise EvaluationError(f"templates={templates}: give at least one, each with one {{}} where the class is named")

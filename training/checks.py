@@ -19,7 +19,7 @@ from training.engine_settings import COMPILE_MODES, PRECISIONS, STAGES
 from training.errors import ConfigurationError
 from training.offload_checks import check_offload
 from training.planning.cluster import FOLDER as GPUS
-from training.policy_checks import check_keep_best, check_loss_spike
+from training.policy_checks import check_keep_best, check_loss_spike, check_measurements
 from training.schedule import DECAYS
 from training.tracker import MODES, X_AXES
 from training.upload_checks import check_upload_settings
@@ -51,7 +51,7 @@ WHOLE_NUMBERS = {
     **dict.fromkeys(("tracker.detail_every", "alerts.window"), 1),
 }
 """Settings that are whole numbers, and the least that each may be."""
-WHOLE_OR_NULL = ("checkpoint.keep_every",)
+WHOLE_OR_NULL = ("checkpoint.keep_every", "monitor.measure_every")
 SHARES = ("data.max_bad_share", "learning_rate.floor")
 POSITIVE = ("learning_rate.base", "data.storage.timeout_seconds", "checkpoint.storage.timeout_seconds")
 NOT_NEGATIVE = (
@@ -110,6 +110,7 @@ def check_settings(config: DictConfig, world: int) -> None:
         remedy = f"it must be a whole number of at least data.image_size={size}, or null"
         raise ConfigurationError("data.scaled_side", side, remedy)
     check_loss_spike(config)
+    check_measurements(config)
     check_keep_best(config)
     check_offload(config)
     _watchdog_is_patient(config)

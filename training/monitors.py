@@ -7,6 +7,8 @@ training goes on as if nobody had looked.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from data.batch import Batch
 from evaluation.features import load_features
 from evaluation.gallery import read_final_samples, write_final_samples, write_step_samples
 from evaluation.generate import ImageModel, generate
-from evaluation.measure import Measured, measure
+from evaluation.measure import Measured, Reference, measure, see_reference
 from evaluation.metrics.metric import Pictures
 from evaluation.metrics.psnr import psnr
 from evaluation.metrics.ssim import ssim
@@ -36,6 +38,8 @@ from training.tasks.diffusion import DiffusionTask
 from training.tracker import Tracker
 
 MEASURE_BATCH = 50
+FEWEST_OF_SPLIT = 10
+"""Images; of fewer the Inception score says nothing."""
 
 
 class AutoencoderMonitor:
@@ -95,7 +99,8 @@ class AutoencoderMonitor:
 
 
 class DiffusionMonitor:
-    """Samples for the same held-out captions every `every` steps, and the protocol's measures before and after."""
+    """Samples for the same held-out captions every `every` steps; the protocol's measures before training, after it
+    and, if asked for, every `measure_every` steps."""
 
     def __init__(
         self,
@@ -120,16 +125,20 @@ class DiffusionMonitor:
         self.sampler = sampler
         self.ranks = ranks
         self.tracker = tracker
-        self.protocol = protocol
+        self.protocol = None if protocol is None else self._of_held_out(protocol)
+        self.reference: Reference | None = None
 
     def look(self, step: int) -> dict[str, float]:
-        """Writes samples where due; measures at step 0 and at the last. Returns `eval/...` metrics."""
-        last = step == self.steps
-        if step % self.settings.every and not last:
+        """Writes samples, and measures, where due. Returns `eval/...` metrics."""
+        last, often = step == self.steps, self.settings.measure_every
+        pictured = last or step % self.settings.every == 0
+        measured_too = self.protocol is not None and (last or step == 0 or (often is not None and step % often == 0))
+        if not (pictured or measured_too):
             return {}
         self.load_ema()
-        self.draw(step)
-        if self.protocol is None or not (step == 0 or last):
+        if pictured:
+            self.draw(step)
+        if self.protocol is None or not measured_too:
             return {}
         measured = self.measure(self.protocol, step)
         return {
@@ -178,24 +187,47 @@ class DiffusionMonitor:
     def measure(self, protocol: Protocol, step: int) -> Measured:
         """Measures by the protocol over all ranks, and writes the result below evaluation/."""
         started = time.monotonic()
-        features = load_features(protocol.features, device=self.ranks.device)
-        count = min(protocol.captions, len(self.held_out))
-        # With fewer samples or metrics than the protocol asks for it is another protocol, and its hash must say so.
-        protocol = dataclasses.replace(protocol, captions=count, metrics={})
-        mine = list(range(self.ranks.rank, count, self.ranks.world))
+        device = self.ranks.device
+        # A network's weights are drawn before the stored ones take their place: not of training's random numbers.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            features = load_features(protocol.features, self.settings.feature_weights, device, protocol.features_sha256)
+        mine = torch.arange(self.ranks.rank, protocol.captions, self.ranks.world)
+        if self.reference is None:
+            real = (Pictures(numbers, self.held_out.images[numbers]) for numbers in mine.split(MEASURE_BATCH))
+            self.reference = see_reference(real, features, ranks=self.ranks)
         measured = measure(
-            self._generated(protocol, mine, step),
-            (Pictures(torch.tensor([i]), self.held_out.images[i : i + 1]) for i in mine),
+            self._generated(protocol, mine.tolist(), step),
+            self.reference,
             features,
-            count,
+            protocol.captions,
             protocol.splits,
             ranks=self.ranks,
         )
         if self.ranks.is_main:
             seconds = time.monotonic() - started
+            data: dict[str, str | None] = {"samples": self._fingerprint()}
             card, paper = protocol.card(), list(protocol.paper)
-            write_result(self.folder, Result(step, "ema", card, protocol.hash, measured.as_dict(), seconds, paper))
+            write_result(
+                self.folder, Result(step, AVERAGE, card, protocol.hash, measured.as_dict(), seconds, paper, data)
+            )
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # what only the network of features took is training's again
         return measured
+
+    def _of_held_out(self, protocol: Protocol) -> Protocol:
+        """The protocol as the held-out samples let it be: with fewer of them, other sizes or no further metrics it is
+        another one, as its hash must say, and has no published numbers."""
+        count = min(protocol.captions, len(self.held_out))
+        size = self.held_out.images.shape[-1]
+        splits = protocol.splits if count >= FEWEST_OF_SPLIT * protocol.splits else 1
+        found = dataclasses.replace(protocol, captions=count, splits=splits, image_size=size, metrics={})
+        return found if found.hash == protocol.hash else dataclasses.replace(found, paper=[])
+
+    def _fingerprint(self) -> str:
+        """Of the held-out pictures and captions themselves."""
+        found = hashlib.sha256(self.held_out.images.numpy().tobytes())
+        found.update(json.dumps(self.held_out.captions).encode())
+        return found.hexdigest()
 
     def _generated(self, protocol: Protocol, mine: list[int], step: int) -> Iterator[Pictures]:
         with Bar(f"measure step {step}", len(mine), self.ranks.is_main) as bar:

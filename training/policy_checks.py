@@ -6,13 +6,23 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from fnmatch import fnmatchcase
+from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from training.compose import CONFIG_FOLDER
 from training.errors import ConfigurationError
 from training.loss_spikes import ACTIONS
 from training.metrics import metric
 
+MEASURED_IN_TRAINING = {
+    "draws": "samples",
+    "reference": "originals",
+    "picture_file": "png",
+    "precision": "float32",
+    "weights": "ema",
+}
+"""Settings of a protocol that monitors know no other value of."""
 MODES = ("min", "max")  # those of training.retention, whose import would load torch
 
 
@@ -40,6 +50,28 @@ def check_loss_spike(config: DictConfig) -> None:
         raise ConfigurationError("loss_spike.action", settings.action, remedy)
 
 
+def check_measurements(config: DictConfig) -> None:
+    """What a diffusion model is measured by while it trains. Raises ConfigurationError."""
+    if config.task.name != "diffusion":
+        return
+    settings, key = config.monitor, "monitor.protocol"
+    if settings.protocol is None:
+        if settings.measure_every is not None:
+            raise ConfigurationError(key, None, "monitor.measure_every needs one of conf/protocol; set it too")
+        return
+    protocol = dict(OmegaConf.load(CONFIG_FOLDER / "protocol" / f"{settings.protocol}.yaml"))
+    for name, only in MEASURED_IN_TRAINING.items():
+        if (found := protocol.get(name, only)) != only:
+            remedy = f"its {name} is {found}, and training measures {only} alone; choose another, such as openmoji"
+            raise ConfigurationError(key, settings.protocol, remedy)
+    if protocol["features"] == "inception" and settings.feature_weights is None:
+        remedy = f"{key}={settings.protocol} needs the path or URL of weights-inception-2015-12-05-6726825d.pth"
+        raise ConfigurationError("monitor.feature_weights", None, remedy)
+    weights = settings.feature_weights
+    if weights is not None and "://" not in weights and not Path(weights).is_file():
+        raise ConfigurationError("monitor.feature_weights", weights, "there is no such file")
+
+
 def check_keep_best(config: DictConfig) -> None:
     """Raises ConfigurationError."""
     best, key = config.checkpoint.keep_best, "checkpoint.keep_best"
@@ -53,14 +85,13 @@ def check_keep_best(config: DictConfig) -> None:
         raise ConfigurationError(f"{key}.metric", best.metric, "a run logs no such metric; docs/metrics.md lists them")
     if not best.metric.startswith("eval/"):
         return
-    if config.task.name == "diffusion":
-        remedy = (
-            "a diffusion model is measured before and after training only; `ldm evaluate watch=true` does it between"
-        )
+    setting = "measure_every" if config.task.name == "diffusion" else "every"
+    every, looks = config.checkpoint.every, config.monitor[setting]
+    if looks is None:
+        remedy = "a diffusion model is measured before and after training only, unless by monitor.measure_every; set it"
         raise ConfigurationError(f"{key}.metric", best.metric, remedy)
-    every, looks = config.checkpoint.every, config.monitor.every
     if every % looks:
-        remedy = f"a checkpoint is judged by what is measured at its step: take a multiple of monitor.every={looks}"
+        remedy = f"a checkpoint is judged by what is measured at its step: take a multiple of monitor.{setting}={looks}"
         raise ConfigurationError("checkpoint.every", every, remedy)
 
 

@@ -39,7 +39,10 @@ class FeatureStatistics:
         x = features.to(self.sum.device, torch.float64)  # [B, D]
         if not bool(torch.isfinite(x).all()):
             bad = int((~torch.isfinite(x)).any(dim=1).sum())
-            raise ValueError(f"{bad} of {len(x)} feature vectors are not finite; check the images they came from")
+            raise ValueError(
+                f"{bad} of {len(x)} feature vectors are not finite; check the images they came from "
+                "and the network's weights"
+            )
         self.count += len(x)
         self.sum += x.sum(dim=0)
         self.outer += x.T @ x
@@ -123,6 +126,8 @@ def _sum_of_singular_values(matrix: Tensor) -> tuple[Tensor, Tensor]:
     Several times faster than a singular value decomposition; but each eigenvalue is off by the rounding of the
     largest, independently of the others, which is much where a small one's root is taken.
     """
+    if matrix.numel() == 0:  # a set of equal features: a covariance of rank 0
+        return matrix.new_zeros(()), matrix.new_zeros(())
     square = matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix
     eigenvalues = torch.linalg.eigvalsh(square).clamp_min(0)
     rounding = torch.finfo(torch.float64).eps * eigenvalues[-1]

@@ -24,13 +24,15 @@ class InceptionScore:
         splits: number of parts the images are dealt into, 10 in the paper.
         device: where the sums are kept.
 
-    Raises ValueError when there are fewer images than splits.
+    Raises ValueError when there are fewer than two images for each split: one alone scores 1, whatever it is.
     Source: Salimans et al., "Improved Techniques for Training GANs", Sec. 4.
     """
 
     def __init__(self, total: int, classes: int, splits: int = 10, device: torch.device | str = "cpu") -> None:
-        if total < splits:
-            raise ValueError(f"{total} images cannot be dealt into {splits} splits; use more images")
+        if total < 2 * splits:
+            raise ValueError(
+                f"{total} images cannot be dealt into {splits} splits, two or more to each; use more images"
+            )
         self.total, self.classes = total, classes
         bounds = [i * total // splits for i in range(splits + 1)]
         position_split = np.repeat(np.arange(splits), np.diff(bounds))

@@ -42,6 +42,17 @@ const FORMATS = {
   },
 };
 
+// Labels of an axis; with more digits where four are too few to tell where a tick is.
+const atTicks = (ticks, shown) => {
+  const labels = ticks.map(shown);
+  if (shown !== number || ticks.length < 2) return labels;
+  const step = Math.min(...ticks.slice(1).map((tick, i) => Math.abs(tick - ticks[i])));
+  if (labels.every((label, i) => Math.abs(Number(label.replaceAll(",", "")) - ticks[i]) <= step / 100)) return labels;
+  const digits = Math.max(0, 1 - Math.floor(Math.log10(step)));
+  const longer = ticks.map(tick => tick.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
+  return digits && longer.every(label => label.endsWith("0")) ? longer.map(label => label.slice(0, -1)) : longer;
+};
+
 // ---- arithmetic ------------------------------------------------------------------------------------------------------
 const linearTicks = (low, high, count) => {
   const span = high - low;
@@ -200,10 +211,11 @@ class Chart {
     const parts = [];
     let found = log ? logarithmicTicks(bottom, top) : [];
     if (found.length < 2) found = linearTicks(bottom, top, this.plot.clientHeight > 260 ? 6 : 4);
-    for (const y of found) {
+    const texts = atTicks(found, FORMATS[this.format]);
+    for (const [i, y] of found.entries()) {
       const place = 1000 * (1 - this.up(y));
       parts.push(`<line x1="0" x2="1000" y1="${place.toFixed(1)}" y2="${place.toFixed(1)}"/>`);
-      this.label("y", { bottom: `${100 * this.up(y)}%` }, FORMATS[this.format](y));
+      this.label("y", { bottom: `${100 * this.up(y)}%` }, texts[i]);
     }
     for (const [x, text] of AXES[state.axis].ticks(low, high, Math.max(3, Math.floor(this.plot.clientWidth / 110))))
       this.label("x", { left: `${100 * this.left(x)}%` }, text);

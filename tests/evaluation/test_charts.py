@@ -19,7 +19,7 @@ from evaluation.charts import (
     logarithmic_ticks,
     numbers,
 )
-from evaluation.numbers import duration, number, percent, seconds, size
+from evaluation.numbers import at_ticks, duration, number, percent, seconds, size
 from evaluation.report_page import TEMPLATES
 from evaluation.run_metrics import Series
 from evaluation.thinning import smooth, thin
@@ -132,6 +132,15 @@ def test_numbers_for_the_script_are_exact_and_share_their_steps() -> None:
     assert [(line["name"], line["steps"], line["means"]) for line in drawn_lines] == [
         ("a", 0, [0.12346, 2.0]), ("b", 0, [3.0, 4.0]), ("c", 1, [5.0]),
     ]  # fmt: skip
+
+
+def test_labels_of_an_axis_tell_its_ticks_apart() -> None:
+    assert at_ticks([270.5, 270.75, 271.0, 271.25]) == ["270.50", "270.75", "271.00", "271.25"]
+    assert at_ticks([1.0555, 1.056, 1.0565]) == ["1.0555", "1.0560", "1.0565"]
+    assert at_ticks([12_000, 12_000.5]) == ["12,000.0", "12,000.5"]
+    assert at_ticks([0.0, 0.25, 0.5]) == ["0", "0.25", "0.5"]
+    assert at_ticks([270.25]) == ["270.2"]
+    assert at_ticks([0.5, 1.0], percent) == ["50 %", "100 %"]
 
 
 def test_numbers_are_readable() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,28 @@ def test_too_few_samples_are_named(colours: Path, tmp_path: Path) -> None:
         held_out(colours, 12, 4)
     with pytest.raises(DataError):
         HeldOut(str(tmp_path / "absent"), Storage(), INPUTS, protocol(), 4, 0)
+
+
+def test_the_fingerprint_is_of_what_the_shards_hold(colours: Path, tmp_path: Path) -> None:
+    known = held_out(colours, 10, 4).fingerprint
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(colours, moved)
+    assert held_out(moved, 10, 4).fingerprint == known
+    tar = sorted((moved / "heldout").glob("*.tar"))[-1]
+    content = tar.read_bytes()
+    assert content.count(b"colour number") > 1
+    tar.write_bytes(content.replace(b"colour number", b"colour NUMBER", 1))
+    assert held_out(moved, 10, 4).fingerprint != known
+
+
+def test_a_bad_sample_ends_a_measurement(colours: Path, tmp_path: Path) -> None:
+    """Training puts another in its place; here that would be a number that looks right."""
+    moved = tmp_path / "damaged"
+    shutil.copytree(colours, moved)
+    for tar in (moved / "heldout").glob("*.tar"):
+        tar.write_bytes(tar.read_bytes().replace(b"IHDR", b"XXXX", 1))
+    with pytest.raises(EvaluationError, match=r"sample \d+ is bad \(corrupt\), and a measurement is of all"):
+        list(held_out(moved, 10, 4).batches(0, 1))
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -116,6 +139,11 @@ def test_first_stage_and_kept_reference(writable_run: Path, colours: Path, monke
         assert set(result.data) == {"samples", "reference"}
     assert found[0] == found[1]
     assert (found[0]["generated_images"], found[0]["reference_images"]) == (4, 6)
+    shards = [f"reference.file={writable_run / 'shards.safetensors'}", f"reference.images={colours / 'heldout'}"]
+    command(monkeypatch, f"run={writable_run}", *SMALL, f"data.shards={colours}", *settings[:2], *shards)
+    (result,) = read_results(writable_run)
+    assert result.measured["reference_images"] == SAMPLES
+    assert result.data["reference"] == result.data["samples"]  # what the shards hold is the same
 
 
 def test_coco_files_are_prepared_once(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from torch import Tensor
 from torch_fidelity import calculate_metrics
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from evaluation import inception as inception_module
 from evaluation.features import FeatureNetwork, load_features
+from evaluation.inception import resized
 from evaluation.measure import measure
 from evaluation.metrics.kernel_distance import KernelDistance
 from evaluation.metrics.metric import Pictures, Sizes
@@ -86,6 +88,15 @@ def test_inception_is_torch_fidelitys_network(inception_weights: Path, inception
         scale = float(value.abs().max())
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5 * scale, msg=name)
     assert {name: value.shape[1] for name, value in found.items()} == inception.widths
+
+
+def test_a_network_that_computes_something_else_is_refused(
+    inception_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is wrong: here the resizing is of another pixel."""
+    monkeypatch.setattr(inception_module, "resized", lambda x: resized(x.roll(1, dims=3)))
+    with pytest.raises(ValueError, match=r"features of InceptionV3 .* on cpu are off by .*nothing that they'd be used"):
+        load_features("inception", str(inception_weights), sha256=sha256_of(inception_weights))
 
 
 @pytest.mark.slow  # torch-fidelity's own eigenvalues of a 2048 x 2048 product take most of a minute

@@ -9,6 +9,8 @@ from PIL import Image
 
 from evaluation.errors import EvaluationError
 from evaluation.image_folder import ImageFolder
+from evaluation.metrics.metric import ALONE
+from tests.evaluation.networks import on_ranks
 
 
 @pytest.fixture
@@ -37,6 +39,19 @@ def test_pictures_stay_as_they_are_without_a_size(folder: Path) -> None:
     Image.fromarray(np.zeros((9, 12, 3), np.uint8)).save(folder / "small.png")
     with pytest.raises(EvaluationError, match="give a size that all are cut to"):
         list(ImageFolder(folder, None, 8).batches())
+
+
+def test_the_fingerprint_is_of_what_the_files_hold(folder: Path) -> None:
+    known = ImageFolder(folder, 8, 7).fingerprint(ALONE)
+    for world in (2, 3):
+        found = on_ranks(world, lambda ranks: ImageFolder(folder, 8, 2).fingerprint(ranks))
+        assert found == [known] * world
+    moved = folder.rename(folder.with_name("elsewhere"))
+    assert ImageFolder(moved, None, 3).fingerprint(ALONE) == known
+    content = bytearray((moved / "1.png").read_bytes())
+    content[-1] ^= 1  # as many bytes as before
+    (moved / "1.png").write_bytes(content)
+    assert ImageFolder(moved, 8, 7).fingerprint(ALONE) != known
 
 
 def test_what_cannot_be_read_is_named(folder: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
+from evaluation.evaluate import build_protocol
 from evaluation.metrics.metric import Network, Sizes
 from evaluation.networks import Networks
 from evaluation.protocol import Protocol
@@ -90,6 +91,17 @@ def test_protocols_are_the_papers(
     p = load(f"protocol={name}")
     assert (p.captions, p.image_size, p.sampler_steps, p.eta, p.guidance_scale) == settings
     assert (p.paper[0]["frechet"], p.paper[0]["score"], p.paper[0].get("others", {})) == row
+
+
+def test_published_rows_tell_what_is_otherwise() -> None:
+    def rows(*overrides: str) -> list[str]:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("evaluate", overrides=["run=x", "protocol=coco30k_256", *overrides])
+        return [row["name"] for row in build_protocol(config).paper]
+
+    shipped = [row["name"] for row in load("protocol=coco30k_256").paper]
+    assert rows("protocol.guidance_scale=1", "+metric@protocol.metrics.kid=kid") == shipped
+    assert rows("protocol.captions=100", "protocol.splits=5") == [f"{n}, captions 30000, splits 10" for n in shipped]
 
 
 def test_reconstructions_stand_beside_the_sixteen_first_stages() -> None:

@@ -113,7 +113,7 @@ def test_folders_are_classes(classes: Path) -> None:
     for folder, names, count, message in (
         (classes / "absent", None, None, "there is no such folder"),
         (classes / CLASSES[0], None, None, "it holds 1 folders"),
-        (classes, {"a_red_thing": "a"}, None, "nothing for the folders b_green_thing"),
+        (classes, {"a_red_thing": "a"}, None, "nothing for the classes b_green_thing"),
         (classes, None, 8, "give 1 to 7"),
     ):
         with pytest.raises(EvaluationError, match=message):

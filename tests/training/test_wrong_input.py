@@ -132,7 +132,32 @@ ALONE = {
     "the best by what isn't measured": Wrong(
         ("checkpoint.keep_best={metric:eval/inception_frechet,mode:min}",),
         "checkpoint.keep_best.metric=eval/inception_frechet",
-        "before and after training only",
+        "unless by monitor.measure_every",
+    ),
+    "the best by what is measured at other steps": Wrong(
+        (
+            "checkpoint.keep_best={metric:eval/efficientnet_lite0_frechet,mode:min}",
+            "checkpoint.every=100",
+            "monitor.protocol=openmoji",
+            "monitor.measure_every=30",
+        ),
+        "checkpoint.every=100",
+        "a multiple of monitor.measure_every=30",
+    ),
+    "measured by nothing": Wrong(("monitor.measure_every=5",), "monitor.protocol=null", "needs one of conf/protocol"),
+    "measured never": Wrong(
+        ("monitor.protocol=openmoji", "monitor.measure_every=0"), "monitor.measure_every=0", "at least 1"
+    ),
+    "measured by a network without weights": Wrong(
+        ("monitor.protocol=coco30k_256",), "monitor.feature_weights=null", "weights-inception-2015-12-05"
+    ),
+    "measured by a network that isn't there": Wrong(
+        ("monitor.protocol=coco30k_256", "monitor.feature_weights=/no/inception.pth"),
+        "monitor.feature_weights=/no/inception.pth",
+        "no such file",
+    ),
+    "measured against what training doesn't know": Wrong(
+        ("monitor.protocol=unconditional50k",), "monitor.protocol=unconditional50k", "its reference is file"
     ),
     "neither least nor most": Wrong(
         ("checkpoint.keep_best={metric:train/loss,mode:less}",), "checkpoint.keep_best.mode=less", "min, max"

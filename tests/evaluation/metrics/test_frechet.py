@@ -76,6 +76,14 @@ def test_known_gaussians() -> None:
     assert frechet_distance(statistics(a), statistics(b)) == pytest.approx(9 + (2 - 2**0.5) ** 2, rel=1e-12)
 
 
+def test_equal_features_are_a_point() -> None:
+    """As of pictures of one colour: a covariance without any rank."""
+    point, spread = statistics(torch.full((5, 3), 2.0)), statistics(features(40, 3, 12))
+    expected = (spread.mean - 2).square().sum() + spread.covariance.trace()
+    assert frechet_distance(point, spread) == pytest.approx(float(expected), rel=1e-12)
+    assert frechet_distance(point, point) == 0
+
+
 @pytest.mark.parametrize("count", [10, 500])
 def test_is_zero_between_equals_and_symmetric(count: int) -> None:
     a, b = statistics(features(count, 48, 6)), statistics(features(count, 48, 7))

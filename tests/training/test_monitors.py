@@ -1,0 +1,70 @@
+"""Looking at a model while it trains: when it is measured, by what, and that training doesn't notice."""
+
+from __future__ import annotations
+
+import gc
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evaluation.compare import differences
+from evaluation.features import FeatureNetwork
+from evaluation.results import read_results
+from tests.training.conftest import OnRanks
+from tests.training.runs import composed
+from training.checkpoint_files import Reader
+from training.distributed import Distributed
+from training.fit import train_and_report
+
+MEASURED = ("monitor.protocol=openmoji", "monitor.measure_every=2", "monitor.every=3")
+FRECHET = "eval/efficientnet_lite0_frechet"
+
+
+def work(ranks: Distributed, overrides: list[str], folder: Path) -> dict[str, Any]:
+    """Trains three steps; returns the random state afterwards and how many networks of features are left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(7)
+    train_and_report(composed([*overrides, "steps=3", f"run.folder={folder}", "run.name=test"]), ranks)
+    gc.collect()
+    networks = sum(isinstance(thing, FeatureNetwork) for thing in gc.get_objects())
+    return {"random": torch.get_rng_state(), "networks": networks}
+
+
+def rows_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow  # the network of features looks five times
+def test_training_does_not_notice_that_it_is_measured(
+    tiny_diffusion: list[str], tmp_path: Path, on_ranks: OnRanks
+) -> None:
+    """Every loss and every weight is equal to the last bit; nothing stays in memory."""
+    settings = [setting for setting in tiny_diffusion if not setting.startswith(("monitor.protocol", "monitor.every"))]
+    left = on_ranks(1, work, [*settings, *MEASURED], tmp_path / "measured")
+    alone = on_ranks(1, work, [*settings, "monitor.protocol=null", "monitor.every=1000"], tmp_path / "alone")
+    measured, unmeasured = rows_of(tmp_path / "measured"), rows_of(tmp_path / "alone")
+    losses = [[row["train/loss"] for row in rows if row["step"]] for rows in (measured, unmeasured)]
+    assert losses[0] == losses[1]
+    assert torch.equal(left["random"], alone["random"])
+    assert left["networks"] == 0
+    one, other = (Reader(tmp_path / name / "checkpoints" / "step-00000003") for name in ("measured", "alone"))
+    for name in one.manifest.engines["model"].parameters:
+        assert torch.equal(one.tensor("model", "ema", name), other.tensor("model", "ema", name)), name
+
+    assert [row["step"] for row in measured if FRECHET in row] == [0, 2, 3]
+    assert not any(FRECHET in row for row in unmeasured)
+    pictures = sorted(path.name for path in (tmp_path / "measured" / "samples").glob("step-*.png"))
+    assert pictures == [f"step-{step:08d}.png" for step in (0, 3)]
+
+    results = read_results(tmp_path / "measured")
+    assert [result.step for result in results] == [0, 2, 3]
+    first, last = results[0], results[-1]
+    assert list(differences(first, last)) == []
+    # Eight are held out, of 32 x 32: the card tells what was done, not what was asked for.
+    assert (last.protocol["captions"], last.protocol["splits"], last.protocol["image_size"]) == (8, 1, 32)
+    assert last.data.keys() == {"samples"}
+    logged = next(row for row in measured if row["step"] == 3)
+    assert logged[FRECHET] == last.measured["frechet"] > 0
