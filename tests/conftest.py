@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from data.stream import Storage
 from evaluation.first_stage import save_first_stage
 from models.autoencoder import AutoencoderKL
 from tests.store import HAS_STORE
+from tests.training.ranks import OnRanks, RankGroup, Work
 
 PROJECT = Path(__file__).resolve().parents[1]
 FIRST = ("slurm", "training")
@@ -225,6 +227,22 @@ def tiny_vq(squares: Path) -> list[str]:
         "monitor.every=1000",
         "tracker.mode=disabled",
     ]
+
+
+@pytest.fixture(scope="session")
+def on_ranks() -> Iterator[OnRanks]:
+    """on_ranks(world, work, *arguments): what `work(ranks, *arguments)` returned on rank 0 of a group of that size."""
+    groups: dict[int, RankGroup] = {}
+
+    def run(world: int, work: Work, *arguments: Any) -> Any:
+        group = groups.pop(world, None) or RankGroup(world)
+        result = group.run(work, *arguments)
+        groups[world] = group  # not after a failure, which ends it
+        return result
+
+    yield run
+    for group in groups.values():
+        group.kill()
 
 
 @pytest.fixture(scope="session")

@@ -1,33 +1,16 @@
-"""What tests of training share: groups of ranks, and a disk that is soon full."""
+"""What tests of training share: a disk that is soon full."""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.training.ranks import RankGroup, Work
+from tests.training.ranks import OnRanks
 
-OnRanks = Callable[..., Any]
-
-
-@pytest.fixture(scope="session")
-def on_ranks() -> Iterator[OnRanks]:
-    """on_ranks(world, work, *arguments): what `work(ranks, *arguments)` returned on rank 0 of a group of that size."""
-    groups: dict[int, RankGroup] = {}
-
-    def run(world: int, work: Work, *arguments: Any) -> Any:
-        group = groups.pop(world, None) or RankGroup(world)
-        result = group.run(work, *arguments)
-        groups[world] = group  # not after a failure, which ends it
-        return result
-
-    yield run
-    for group in groups.values():
-        group.kill()
+__all__ = ["OnRanks"]
 
 
 @pytest.fixture

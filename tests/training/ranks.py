@@ -21,6 +21,7 @@ import torch
 from training.distributed import Distributed, initialise
 
 Work = Callable[..., Any]
+OnRanks = Callable[..., Any]
 
 
 def forking() -> ForkServerContext:
