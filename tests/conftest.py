@@ -6,7 +6,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from data.stream import Storage
 from evaluation.first_stage import save_first_stage
 from models.autoencoder import AutoencoderKL
 from tests.store import HAS_STORE
-from tests.training.ranks import OnRanks, RankGroup, Work
+from tests.training.ranks import RankGroup, Work
 
 PROJECT = Path(__file__).resolve().parents[1]
 FIRST = ("slurm", "training")
@@ -230,7 +230,7 @@ def tiny_vq(squares: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def on_ranks() -> Iterator[OnRanks]:
+def on_ranks() -> Iterator[Callable[..., Any]]:
     """on_ranks(world, work, *arguments): what `work(ranks, *arguments)` returned on rank 0 of a group of that size."""
     groups: dict[int, RankGroup] = {}
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import PROJECT
 from tests.slurm.cluster import Cluster, wait_for
-from tests.training.ranks import OnRanks
+from tests.training.conftest import OnRanks
 from tests.training.runs import train
 from training.distributed import Distributed
 

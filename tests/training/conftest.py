@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.training.ranks import OnRanks
-
-__all__ = ["OnRanks"]
+OnRanks = Callable[..., Any]
+"""Type of the fixture `on_ranks`."""
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from training.distributed import Distributed, initialise
 Work = Callable[..., Any]
 PRELOADED = ["tests.training.runs", "training.engine"]
 """What the process imports that ranks are forked off: to import torch and DeepSpeed takes ten seconds of a core."""
-OnRanks = Callable[..., Any]
 
 
 class RankGroup:
