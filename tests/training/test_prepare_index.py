@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from data.index import Index
 from data.stream import Storage
 from tests.conftest import finish, ldm
+from training import cli
 
 
 def test_shards_of_others_become_an_index_beside_them(squares: Path, tmp_path: Path) -> None:
@@ -30,7 +32,9 @@ def test_shards_of_others_become_an_index_beside_them(squares: Path, tmp_path: P
     assert [built.sample(n)[1] for n in range(56)] == [prepared.sample(n)[1] for n in range(56)]
 
 
-def test_what_cannot_be_is_one_message(squares: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_is_one_message(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pattern = f"'url=\"{squares}/train/*.tar\"'".strip("'")
     for overrides, says in (
         ([], "url=???: "),
@@ -40,8 +44,11 @@ def test_what_cannot_be_is_one_message(squares: Path, tmp_path: Path) -> None:
         ([f"url={squares}/train", "where={width:{atleast:3}}"], "where.width.atleast=3: no such condition"),
         ([f"url={squares}/train", "buckets=3"], "buckets=3: give {image_size: 512, step: 64"),
     ):
-        status, _, err = finish(ldm("prepare", "index", *overrides))
-        assert status == 2 and "Traceback" not in err
+        monkeypatch.setattr(sys, "argv", ["ldm", "prepare", "index", *overrides])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        err = capsys.readouterr().err
+        assert ended.value.code == 2 and "Traceback" not in err
         assert says in err.splitlines()[-1]
 
 
