@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.training.wrong_input.refusals import Refused, the_message
-from training import cli, launch
+from training import launch
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def base(tiny_diffusion: list[str], tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+def refused(monkeypatch: pytest.MonkeyPatch, ldm_fails: Callable[..., tuple[str, str]]) -> Refused:
     """Runs `ldm train` in this process; returns its one message. Fails when it starts ranks or says more."""
 
     def no_ranks(*arguments: object) -> NoReturn:
@@ -29,13 +29,8 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     monkeypatch.setattr(launch, "start_ranks", no_ranks)
 
     def run(overrides: list[str]) -> str:
-        monkeypatch.setattr(sys, "argv", ["ldm", "train", *overrides])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert ended.value.code == 2, err
+        message = the_message(*ldm_fails("train", *overrides))
         assert not torch.distributed.is_initialized()
-        return the_message(out, err)
+        return message
 
     return run
