@@ -21,8 +21,9 @@ train: $(READY)
 	$(BIN)/ldm train experiment=demo $(OVERRIDES)
 endif
 
+# One thread each: two workers of two threads on two cores take twice the time, waiting for one another.
 test: $(READY)
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(TESTS)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest --slow -m slow $(TESTS)

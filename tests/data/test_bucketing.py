@@ -6,7 +6,7 @@ import io
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -16,26 +16,23 @@ import numpy as np
 import pytest
 from made_files import make_tar
 from PIL import Image
+from trained_on import GLOBAL_BATCH, Step, loader, steps
 
-from data.batch import Batch
 from data.bucketing import Bucketed, _homes
 from data.buckets import Buckets
 from data.errors import DataError
 from data.index import Index
 from data.indexing import build_index
-from data.loader import Loader
 from data.mixture import IndexedSource
 from data.stream import Storage
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 BUCKETS = Buckets(16, 4, 2.0)  # 12 x 20, 16 x 16, 20 x 12
-GLOBAL_BATCH, STEPS = 8, 24
+OPTIONS: dict[str, Any] = {"image_size": 16, "scaled_side": 20, "buckets": BUCKETS}
+STEPS = 24
 PICTURES = ((12, 20), (30, 50), (16, 16), (40, 41), (20, 12), (64, 30))
 SHARES = (1, 2, 5, 5, 3, 2)
 Sources = list[IndexedSource]
-Row = tuple[int, str, tuple[int, ...], bytes, tuple[str, ...]]
-Step = dict[int, Row]
-"""What was trained on under each global sample number: source, caption, shape, pixels, faults."""
 
 
 def make_shards(folder: Path, name: str, sizes: tuple[int, ...], bad: frozenset[int] = frozenset()) -> Index:
@@ -65,39 +62,10 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     return [IndexedSource(large, "large", 2.5), IndexedSource(small, "small", 1.0)]
 
 
-def loader(sources: Sources, world: int, rank: int, workers: int, **options: Any) -> Loader:
-    settings: dict[str, Any] = {"seed": 11, "image_size": 16, "inputs": {}, "scaled_side": 20, "flip": True}
-    settings |= {"global_batch": GLOBAL_BATCH, "micro_batch": max(1, GLOBAL_BATCH // world // 2), "rank": rank}
-    settings |= {"world": world, "workers": workers, "group_shards": 2, "jitter_samples": 4, "max_bad_share": 1.0}
-    return Loader(sources, Storage(), **(settings | {"buckets": BUCKETS} | options))
-
-
-def steps(sources: Sources, world: int, workers: int, first: int, count: int, **options: Any) -> list[Step]:
-    """What all ranks together train on in each step."""
-    found: list[Step] = [{} for _ in range(count)]
-    for rank in range(world):
-        one = loader(sources, world, rank, workers, **options)
-        stream = one.batches(first)
-        for step in range(count):
-            for batch in islice(stream, one.accumulation):
-                found[step] |= dict(_rows(batch))
-        stream.close()
-    return found
-
-
-def _rows(batch: Batch) -> Iterator[tuple[int, Row]]:
-    for row, number in enumerate(batch.numbers.tolist()):
-        faults = tuple(fault.key for fault in batch.faults if fault.number == number)
-        source, caption, image = int(batch.sources[row]), batch.captions[row], batch.images[row]
-        yield number, (source, caption, tuple(image.shape), image.numpy().tobytes(), faults)
-
-
 @pytest.fixture(scope="module")
 def alone(sources: Sources) -> list[Step]:
     """One rank without workers."""
-    found = steps(sources, 1, 0, 0, STEPS)
-    assert [sorted(step) for step in found] == [list(range(8 * n, 8 * n + 8)) for n in range(STEPS)]
-    return found
+    return steps(sources, 1, 0, 0, STEPS, **OPTIONS)
 
 
 def own_size(caption: str) -> tuple[int, int]:
@@ -125,7 +93,7 @@ QUICK = {(1, 1), (1, 3), (2, 0), (2, 1), (4, 0), (8, 0)}
 )
 def test_ranks_and_workers_change_nothing(sources: Sources, alone: list[Step], world: int, workers: int) -> None:
     count = 4 if workers < 2 else 2
-    assert steps(sources, world, workers, 0, count) == alone[:count]
+    assert steps(sources, world, workers, 0, count, **OPTIONS) == alone[:count]
 
 
 def test_a_restart_with_other_ranks_and_workers_goes_on_as_if_nothing_had_happened(
@@ -135,7 +103,7 @@ def test_a_restart_with_other_ranks_and_workers_goes_on_as_if_nothing_had_happen
     for workers in ((1, 0), (0, 1)):
         stop = choose.randrange(1, 5)
         before, after = ((choose.choice([1, 2, 4, 8]), n) for n in workers)
-        together = steps(sources, *before, 0, stop) + steps(sources, *after, stop, 6 - stop)
+        together = steps(sources, *before, 0, stop, **OPTIONS) + steps(sources, *after, stop, 6 - stop, **OPTIONS)
         assert together == alone[:6], f"{before} until step {stop}, then {after}"
 
 
@@ -185,7 +153,7 @@ def test_counts_are_those_of_what_was_drawn_and_sources_have_their_weights(sourc
         sizes[width, height] += 1
     late = 256 * 1000 * GLOBAL_BATCH
     assert numbered.seen(late)[0] / late == pytest.approx(2.5 / 3.5, rel=1e-3)
-    metrics = loader(sources, 1, 0, 0).account(80)
+    metrics = loader(sources, 1, 0, 0, **OPTIONS).account(80)
     assert sum(value for name, value in metrics.items() if name.startswith("data/size/")) == 80
     assert metrics["data/samples/large"] + metrics["data/samples/small"] == 80
 
@@ -212,13 +180,13 @@ def test_an_index_of_other_buckets_or_none_is_refused(sources: Sources, shards: 
     plain = IndexedSource(Index.load(shards(20), Storage()))
     for these in ([plain], [sources[0], plain]):
         with pytest.raises(DataError, match="isn't sorted into buckets"):
-            loader(these, 1, 0, 0)
+            loader(these, 1, 0, 0, **OPTIONS)
     with pytest.raises(DataError, match="isn't sorted into buckets"):
-        loader(sources, 1, 0, 0, buckets=Buckets(16, 4, 4.0))
+        loader(sources, 1, 0, 0, **OPTIONS | {"buckets": Buckets(16, 4, 4.0)})
     with pytest.raises(DataError, match="latents are of squares"):
-        loader(sources, 1, 0, 0, latents=True, scaled_side=None)
+        loader(sources, 1, 0, 0, latents=True, **OPTIONS | {"scaled_side": None})
 
 
 def test_without_buckets_their_index_is_one_like_others(sources: Sources) -> None:
-    [batch] = islice(loader(sources, 1, 0, 0, buckets=None).batches(), 1)
+    [batch] = islice(loader(sources, 1, 0, 0, **OPTIONS | {"buckets": None}).batches(), 1)
     assert batch.images.shape[2:] == (16, 16)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from made_files import needs_weed
 
 from data.errors import DataError
 from data.store import EmbeddedStore
 from data.stream import Storage
+from tests.store import needs_store
 
-pytestmark = needs_weed
+pytestmark = needs_store
 
 
 def use(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> Storage:

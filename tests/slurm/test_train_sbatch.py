@@ -12,6 +12,9 @@ import pytest
 
 from tests.conftest import PROJECT
 from tests.slurm.cluster import Cluster, wait_for
+from tests.training.conftest import OnRanks
+from tests.training.runs import train
+from training.distributed import Distributed
 
 SCRIPT = "slurm/train.sbatch"
 STEPS = 40
@@ -113,10 +116,18 @@ def job_near_its_time_limit(cluster: Cluster, tmp_path_factory: pytest.TempPathF
     return submit(cluster, "gpu1,gpu2", folder / "log", venv, [], "--time=1", "--signal=USR1@55"), folder / "log"
 
 
+OF_A_RUN = ("checkpoint.every=10", "run.seed=3")
+
+
 def submit_training(cluster: Cluster, overrides: list[str], folder: Path) -> str:
     """Returns the number of a job that trains on both nodes without GPUs, one rank each."""
-    own = [f"run.folder={folder}", f"steps={STEPS}", "checkpoint.every=10", "run.seed=3"]
+    own = [*OF_A_RUN, f"run.folder={folder}", f"steps={STEPS}"]
     return submit(cluster, "node1,node2", folder.with_suffix(".log"), Path(sys.prefix), [*overrides, *own])
+
+
+def losses_of_a_run(ranks: Distributed, overrides: list[str], folder: Path) -> list[float]:
+    """Of each step of a run that nobody disturbed."""
+    return [row["train/loss"] for row in train(ranks, overrides, folder, STEPS)[1][1:]]
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -124,28 +135,12 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture(scope="module")
-def straight(cluster: Cluster, tiny_diffusion: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("slurm") / "straight"
-    ended = cluster.wait_for_end(submit_training(cluster, tiny_diffusion, folder), 180)
-    log = folder.with_suffix(".log").read_text()
-    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "0"), log
-    return folder
-
-
 # Requested here so that it waits for its time limit while others train.
 @pytest.mark.usefixtures("job_near_its_time_limit")
-def test_two_nodes_train_to_the_last_step(straight: Path) -> None:
-    assert [row["step"] for row in rows(straight)] == list(range(STEPS + 1))
-    checkpoint = straight / "checkpoints" / f"step-{STEPS:08d}"
-    assert json.loads((checkpoint / "manifest.json").read_text())["world"] == 2
-    assert (straight / "report.html").exists()
-
-
-def test_requeued_training_goes_on_where_it_stopped(
-    cluster: Cluster, straight: Path, tiny_diffusion: list[str], tmp_path: Path
+def test_two_nodes_train_and_requeued_go_on_where_they_stopped(
+    cluster: Cluster, tiny_diffusion: list[str], tmp_path: Path, on_ranks: OnRanks
 ) -> None:
+    """To the last step, and as a run that nobody disturbed."""
     folder = tmp_path / "interrupted"
     job = submit_training(cluster, tiny_diffusion, folder)
     wait_for((folder / "checkpoints" / "step-00000010" / "manifest.json").exists, 180)
@@ -157,8 +152,11 @@ def test_requeued_training_goes_on_where_it_stopped(
     assert found is not None, log
     assert 10 <= int(found[1]) < STEPS
     assert [row["step"] for row in rows(folder)] == list(range(STEPS + 1))
-    for row, undisturbed in zip(rows(folder)[1:], rows(straight)[1:], strict=True):
-        assert row["train/loss"] == undisturbed["train/loss"], f"step {row['step']}"
+    checkpoint = folder / "checkpoints" / f"step-{STEPS:08d}"
+    assert json.loads((checkpoint / "manifest.json").read_text())["world"] == 2
+    assert (folder / "report.html").exists()
+    straight = on_ranks(2, losses_of_a_run, [*tiny_diffusion, *OF_A_RUN], tmp_path / "straight")
+    assert [row["train/loss"] for row in rows(folder)[1:]] == straight
 
 
 def test_time_limit_sends_the_job_back_to_the_queue(

@@ -1,33 +1,35 @@
-"""What tests of training share: groups of ranks, and a disk that is soon full."""
+"""What tests of training share: a command that fails, and a disk that is soon full."""
 
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.training.ranks import RankGroup, Work
+from training import cli
 
 OnRanks = Callable[..., Any]
+"""Type of the fixture `on_ranks`."""
 
 
-@pytest.fixture(scope="session")
-def on_ranks() -> Iterator[OnRanks]:
-    """on_ranks(world, work, *arguments): what `work(ranks, *arguments)` returned on rank 0 of a group of that size."""
-    groups: dict[int, RankGroup] = {}
+@pytest.fixture
+def ldm_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
+    """ldm_fails(*arguments): output and error of a command with status 2, in this process, which has torch already."""
 
-    def run(world: int, work: Work, *arguments: Any) -> Any:
-        group = groups.pop(world, None) or RankGroup(world)
-        result = group.run(work, *arguments)
-        groups[world] = group  # not after a failure, which ends it
-        return result
+    def run(*arguments: str) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["ldm", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert ended.value.code == 2 and "Traceback" not in err, err
+        return out, err
 
-    yield run
-    for group in groups.values():
-        group.kill()
+    return run
 
 
 @pytest.fixture

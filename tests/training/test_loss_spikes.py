@@ -147,6 +147,21 @@ def spiked(losses: Any, culprits: list[int], task: DiffusionTask, batch: Batch) 
     return torch.where(torch.isin(batch.numbers, torch.tensor(culprits)), found * 1000, found), t
 
 
+def saved(folder: Path) -> tuple[int, dict[str, torch.Tensor], dict[str, Any]]:
+    """Of the checkpoint of step 6: updates made, the weights and their optimizer state by kind, and what is beside."""
+    reader = Reader(folder / "checkpoints" / "step-00000006")
+    engine, kinds = reader.manifest.engines["model"], reader.manifest.kinds
+    state = {kind: torch.cat([reader.tensor("model", kind, n).view(-1) for n in engine.parameters]) for kind in kinds}
+    return engine.updates, state, reader.manifest.extra
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    """Bit for bit."""
+    assert one.keys() == other.keys()
+    for kind, values in one.items():
+        assert torch.equal(values, other[kind]), kind
+
+
 def runs(ranks: Distributed, overrides: list[str], folder: Path) -> dict[str, Any]:
     """Six steps with spikes in the steps 3 and 4, whose samples are 24 to 31 and 32 to 39, straight and interrupted;
     and six steps without a spike, guarded and not."""
@@ -170,12 +185,7 @@ def runs(ranks: Distributed, overrides: list[str], folder: Path) -> dict[str, An
         "skipping is no setting of a free run": "train/skipped_updates" not in free[-1],
     }
     for run in ("straight", "interrupted", "guarded", "free"):
-        reader = Reader(folder / run / "checkpoints" / "step-00000006")
-        names = reader.manifest.engines["model"].parameters
-        found[f"{run} updates"] = reader.manifest.engines["model"].updates
-        found[f"{run} state"] = {
-            k: torch.cat([reader.tensor("model", k, n).view(-1) for n in names]) for k in reader.manifest.kinds
-        }
+        found[f"{run} updates"], found[f"{run} state"], _ = saved(folder / run)
     return found
 
 
@@ -190,9 +200,8 @@ def test_a_run_leaves_out_spikes_on_any_number_of_ranks_and_after_a_restart(
         assert found["skipped without"] == [0] * 6 and found["guarded updates"] == 6
         assert found["skipping is no setting of a free run"]
         assert found["losses guarded"] == found["losses free"]
-        for one, other in (("straight", "interrupted"), ("guarded", "free")):
-            for kind, values in found[f"{one} state"].items():
-                assert torch.equal(values, found[f"{other} state"][kind]), (one, kind)
+        assert_same(found["straight state"], found["interrupted state"])
+        assert_same(found["guarded state"], found["free state"])
     torch.testing.assert_close(both[1]["losses"], both[2]["losses"], rtol=1e-4, atol=0)
 
 
@@ -223,16 +232,15 @@ def rolled_back(ranks: Distributed, overrides: list[str], folder: Path) -> dict[
                 )
                 assert train_and_report(config, ranks)
         rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
-        reader = Reader(place / "checkpoints" / "step-00000006")
-        names, extra = reader.manifest.engines["model"].parameters, reader.manifest.extra
+        updates, state, extra = saved(place)
         found[name] = {
             "samples": list(seen),
             "steps": [row["step"] for row in rows],
             "losses": [row["train/loss"] for row in rows[1:]],
             "counted": [(row.get("train/roll_backs", 0), row.get("train/batches_left_out", 0)) for row in rows],
-            "updates": reader.manifest.engines["model"].updates,
+            "updates": updates,
             "extra": (extra["batches_left_out"], extra["roll_backs"]),
-            "state": torch.cat([reader.tensor("model", k, n).view(-1) for k in reader.manifest.kinds for n in names]),
+            "state": state,
         }
         seen.clear()
     return found
@@ -250,6 +258,6 @@ def test_a_run_goes_back_before_a_spike_and_on_with_the_samples_after_it(
         assert straight["extra"] == interrupted["extra"] == (2, 1)
         assert straight["updates"] == interrupted["updates"] == 6
         assert straight["losses"] == interrupted["losses"]
-        assert torch.equal(straight["state"], interrupted["state"])
+        assert_same(straight["state"], interrupted["state"])
     assert both[1]["straight"]["samples"] == list(range(8 * 8)), "the steps 2 and 3 once more, on the batches 4 and 5"
     torch.testing.assert_close(both[1]["straight"]["losses"], both[2]["straight"]["losses"], rtol=1e-4, atol=0)

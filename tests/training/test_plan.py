@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -101,9 +101,8 @@ def test_what_does_not_fit_is_said() -> None:
         ("cluster.nodez=2", "did you mean cluster.nodes"),
     ],
 )
-def test_a_wrong_setting_is_one_line(override: str, message: str, tmp_path: Path) -> None:
-    status, out, err = finish(ldm("plan", "experiment=demo", override))
-    assert status == 2
+def test_a_wrong_setting_is_one_line(override: str, message: str, ldm_fails: Callable[..., tuple[str, str]]) -> None:
+    out, err = ldm_fails("plan", "experiment=demo", override)
     assert message in err and len(err.splitlines()) == 1
     assert out == ""
 
