@@ -1,15 +1,19 @@
 """Processes that load ahead."""
 
 import atexit
+import os
 import signal
 import sys
 from collections.abc import Generator, Iterable
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from data.processes import die_with
 
 T = TypeVar("T")
 
@@ -29,7 +33,7 @@ def loaded(
         collate_fn=_same,
         pin_memory=pin_memory,
         prefetch_factor=batches_ahead if workers else None,
-        worker_init_fn=_prepare_worker,
+        worker_init_fn=partial(_prepare_worker, os.getpid()),
         # its own generator: DataLoader would draw from torch's global one, and change the run's noise
         generator=torch.Generator().manual_seed(0),
     )
@@ -61,8 +65,10 @@ def _same(batch: Any) -> Any:
     return batch
 
 
-def _prepare_worker(worker: int) -> None:
-    """A scheduler signals every process of a job; only the training process may decide what follows."""
+def _prepare_worker(parent: int, worker: int) -> None:
+    """A scheduler signals every process of a job; only the training process may decide what follows. When that is
+    gone, nothing does: a worker may be asking a store that is down, for minutes."""
+    die_with(parent)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     sys.excepthook = _tell_unless_abandoned

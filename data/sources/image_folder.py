@@ -9,7 +9,7 @@ from data.sources import HELD_OUT, TRAIN, Sample
 from data.sources.files import PictureFiles, digest, is_safe, read_below
 from data.sources.tables import read_table
 from data.stream import Storage
-from data.transforms import text_of
+from data.transforms import BadSample, text_of
 
 BESIDE = "txt"
 

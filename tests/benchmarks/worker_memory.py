@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 
 MIB = 1 << 20
@@ -35,24 +34,18 @@ def bound(sample_bytes: int, pixels: int, batch_bytes: int) -> int:
 
 def shard(kind: str) -> tuple[dict[str, bytes], int, int]:
     """Members of a shard, and the bytes and pixels of its largest sample."""
-    import numpy as np
     from PIL import Image
 
-    side = {"small pictures": 128, "large batches": 1200}.get(kind)
-    members: dict[str, bytes] = {}
-    if side is None:
-        buffer = io.BytesIO()
-        Image.new("RGBA", (8000, 8000), (200, 100, 0, 128)).save(buffer, "PNG", compress_level=1)
-        for number in range(2):
-            members |= {f"pixels{number}.png": buffer.getvalue()}
-        members |= {"bytes.png": _small(), "bytes.npy": bytes(LARGEST)}
-        return members, LARGEST, PIXELS
-    random = np.random.default_rng(0)
-    for number in range(BATCH):
-        buffer = io.BytesIO()
-        Image.fromarray(random.integers(0, 256, (side, side, 3), np.uint8)).save(buffer, "PNG", compress_level=1)
-        members[f"{number:03d}.png"] = buffer.getvalue()
-    return members, max(map(len, members.values())), side * side
+    small = _small()
+    if kind == "small pictures":
+        return {f"{number:03d}.png": small for number in range(BATCH)}, len(small), 64
+    if kind == "large batches":
+        junk = bytes(4 * MIB)
+        members = {f"{n:03d}.{end}": data for n in range(BATCH) for end, data in (("png", small), ("npy", junk))}
+        return members, len(junk), 64
+    buffer = io.BytesIO()
+    Image.new("RGBA", (8000, 8000), (200, 100, 0, 128)).save(buffer, "PNG", compress_level=1)
+    return {"pixels.png": buffer.getvalue(), "bytes.png": small, "bytes.npy": bytes(LARGEST)}, LARGEST, PIXELS
 
 
 def _small() -> bytes:
@@ -100,9 +93,8 @@ def _taken_by_worker(url: str) -> int:
     index = Index.load(url, storage)
     index.entries(0)
     count = min(BATCH, len(index))
-    batches = Loader([IndexedSource(index)], storage, 0, SIDE, {}, count, count, workers=1).batches()
-    for batch in islice(batches, 3):
-        assert not batch.faults, batch.faults
+    batches = Loader([IndexedSource(index)], storage, 0, SIDE, {}, count, count, workers=1, batches_ahead=1).batches()
+    assert not next(batches).faults
     [worker] = multiprocessing.active_children()
     peak = resident("VmHWM", worker.pid)
     batches.close()

@@ -138,7 +138,7 @@ def _break(connection: socket.socket) -> None:
 
 
 class WebServer:
-    """Serves the files of a folder over HTTP, with ranges or without. authorizations: that requests came with, if any."""
+    """Serves the files of a folder over HTTP, with ranges or without. authorizations: what requests came with."""
 
     def __init__(self, folder: str, ranges: bool) -> None:
         web = self

@@ -1,4 +1,4 @@
-"""Samples that would fill a worker's memory or time: each is a bad sample like others, and what a worker takes is bounded."""
+"""Samples that would fill a worker's memory or time: they are bad samples like others, and what it takes is bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tar headers of every format, and of shards that mean harm: reading ends, in samples or in an error with their name."""
+"""Tar headers of every format, and of shards that mean harm: reading ends, in samples or in an error that names it."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_whatever_bytes_there_are_reading_ends_and_members_lie_within(round: int
             continue
         for entry in found:
             for place in entry.members.values():
-                assert 512 <= place.offset and 0 <= place.size
+                assert place.offset >= 512 and place.size >= 0
                 assert entry.fault or place.offset + place.size <= len(data)
         assert list(Offsets.from_sidecar(Offsets.of(found).to_sidecar(), "x")) == [_plain(entry) for entry in found]
 
