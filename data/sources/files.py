@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from data.errors import DataError, NotFound
-from data.sources import LeftOut, Sample
+from data.sources import LARGEST_SAMPLE_BYTES, LeftOut, Sample
 from data.sources.held_out import HeldOut
 from data.stream import Storage, join
 from data.transforms import IMAGE_EXTENSIONS, BadSample
@@ -67,11 +67,12 @@ def pictures_below(folder: str, storage: Storage) -> list[str]:
 
 
 def read_below(folder: str, name: str, storage: Storage) -> bytes:
-    """A file below a folder, by a name that somebody else wrote. Raises LeftOut "unsafe_name", BadSample "missing"."""
+    """A file below a folder, by a name that somebody else wrote; of one that is too large for a sample a byte too many.
+    Raises LeftOut "unsafe_name", BadSample "missing"."""
     if not is_safe(name):
         raise LeftOut("unsafe_name")
     try:
-        return storage.read(join(folder, name))
+        return storage.read(join(folder, name), 0, LARGEST_SAMPLE_BYTES + 1)
     except NotFound as error:
         raise BadSample("missing", str(error)) from error
 

@@ -32,20 +32,18 @@ def bound(sample_bytes: int, pixels: int, batch_bytes: int) -> int:
     return CACHE * 3 // 2 + 3 * sample_bytes + 32 * pixels + 4 * batch_bytes + LIBRARIES
 
 
-def shard(kind: str) -> tuple[dict[str, bytes], int, int]:
-    """Members of a shard, and the bytes and pixels of its largest sample."""
+def shards(kind: str) -> tuple[list[dict[str, bytes]], int, int]:
+    """Members of each shard, and the bytes and pixels of their largest sample."""
     from PIL import Image
 
     small = _small()
     if kind == "small pictures":
-        return {f"{number:03d}.png": small for number in range(BATCH)}, len(small), 64
+        return [{"0.png": small}] * BATCH, len(small), 64
     if kind == "large batches":
-        junk = bytes(4 * MIB)
-        members = {f"{n:03d}.{end}": data for n in range(BATCH) for end, data in (("png", small), ("npy", junk))}
-        return members, len(junk), 64
+        return [{"0.png": small, "0.npy": bytes(4 * MIB)}] * BATCH, 4 * MIB, 64
     buffer = io.BytesIO()
     Image.new("RGBA", (8000, 8000), (200, 100, 0, 128)).save(buffer, "PNG", compress_level=1)
-    return {"pixels.png": buffer.getvalue(), "bytes.png": small, "bytes.npy": bytes(LARGEST)}, LARGEST, PIXELS
+    return [{"0.png": buffer.getvalue()}, {"0.png": small, "0.npy": bytes(LARGEST)}], LARGEST, PIXELS
 
 
 def _small() -> bytes:
@@ -68,9 +66,10 @@ def measure() -> dict[str, dict[str, float]]:
     found = {}
     for kind in ("small pictures", "large batches", "largest samples"):
         with tempfile.TemporaryDirectory() as folder:
-            members, sample_bytes, pixels = shard(kind)
-            Path(folder, "0.tar").write_bytes(make_tar(members))
-            del members
+            contents, sample_bytes, pixels = shards(kind)
+            for number, members in enumerate(contents):
+                Path(folder, f"{number:02d}.tar").write_bytes(make_tar(members))
+            del contents, members
             build_index(folder, folder, Storage())
             with WebServer(folder, True) as server:
                 taken = _taken_by_worker("http://{}:{}/index.json".format(*server.address))
@@ -91,7 +90,6 @@ def _taken_by_worker(url: str) -> int:
 
     storage = Storage(cache_bytes=CACHE)
     index = Index.load(url, storage)
-    index.entries(0)
     count = min(BATCH, len(index))
     batches = Loader([IndexedSource(index)], storage, 0, SIDE, {}, count, count, workers=1, batches_ahead=1).batches()
     assert not next(batches).faults

@@ -138,12 +138,14 @@ def _break(connection: socket.socket) -> None:
 
 
 class WebServer:
-    """Serves the files of a folder over HTTP, with ranges or without. authorizations: what requests came with."""
+    """Serves the files of a folder over HTTP, with ranges or without. authorizations: what requests came with. asked:
+    first and last byte of ranges."""
 
     def __init__(self, folder: str, ranges: bool) -> None:
         web = self
         self.up = True
         self.authorizations: list[str | None] = []
+        self.asked: list[tuple[int, int]] = []
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -162,6 +164,8 @@ class WebServer:
                     return
                 size = path.stat().st_size
                 wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+                if wanted:
+                    web.asked.append((int(wanted[1]), int(wanted[2])))
                 if not ranges or not wanted:
                     self._send(200, path.read_bytes(), size)
                 elif int(wanted[1]) >= size:
