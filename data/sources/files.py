@@ -13,6 +13,7 @@ from data.stream import Storage, join
 from data.transforms import IMAGE_EXTENSIONS, BadSample
 
 _NOT_IN_KEYS = re.compile(r"[^\w-]", re.ASCII)
+_LONGEST_KEY = 400
 
 
 class PictureFiles:
@@ -86,12 +87,14 @@ def is_safe(name: str) -> bool:
 def keys_of(names: Sequence[str]) -> list[str]:
     """Keys of samples by the names of their files: the name without its extension, and dots and slashes as _.
 
-    Names that would have the same key get a hash of the name behind it.
+    Names that would have the same key, or a very long one, get a hash of the name behind it.
     """
     keys = [_NOT_IN_KEYS.sub("_", name.rpartition(".")[0] or name) for name in names]
     counts = Counter(keys)
     return [
-        key if counts[key] == 1 else f"{key}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
+        key
+        if counts[key] == 1 and len(key) <= _LONGEST_KEY
+        else f"{key[:_LONGEST_KEY]}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
         for key, name in zip(keys, names, strict=True)
     ]
 

@@ -40,7 +40,7 @@ def shards(kind: str) -> tuple[list[dict[str, bytes]], int, int]:
     if kind == "small pictures":
         return [{"0.png": small}] * BATCH, len(small), 64
     if kind == "large batches":
-        return [{"0.png": small, "0.npy": bytes(4 * MIB)}] * BATCH, 4 * MIB, 64
+        return [{"0.png": small, "0.npy": bytes(8 * MIB)}] * BATCH, 8 * MIB, 64
     buffer = io.BytesIO()
     Image.new("RGBA", (8000, 8000), (200, 100, 0, 128)).save(buffer, "PNG", compress_level=1)
     return [{"0.png": buffer.getvalue()}, {"0.png": small, "0.npy": bytes(LARGEST)}], LARGEST, PIXELS

@@ -89,6 +89,18 @@ def test_an_index_is_built_behind_faults(folder: str, tmp_path: Path) -> None:
         assert proxy.met["reset"] and proxy.met["refused"]
 
 
+def test_what_is_written_through_faults_is_whole(store: EmbeddedStore) -> None:
+    contents = {f"{store.url}/written/{n}": bytes([n]) * (1000 + n) for n in range(20)}
+    address = urlsplit(store.endpoint_url)
+    faults = {"refused": 0.3, "reset": 0.1, "slow": 0.05}
+    with FaultyProxy((str(address.hostname), int(address.port or 0)), faults, SLOW) as proxy:
+        storage = Storage(proxy.url, timeout_seconds=TIMEOUT)
+        for url, content in contents.items():
+            storage.write(url, content)
+        assert proxy.met["refused"] and proxy.met["slow"]
+    assert {url: Storage().read(url) for url in contents} == contents
+
+
 def test_after_a_dropped_connection_reading_goes_on_where_it_was(folder: str) -> None:
     """Within the shard: what has come isn't asked for again."""
     content = Path(folder, "00000.tar").read_bytes()

@@ -113,7 +113,8 @@ tell(told=told, after=left())
 batches = stream()
 try:
     tell(workers=workers())
-    for batch in batches:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
+    for batch in islice(batches, 9):
         os.killpg(0, signal.SIGINT)
 except KeyboardInterrupt:
     batches.close()
