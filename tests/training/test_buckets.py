@@ -83,7 +83,7 @@ def test_what_takes_squares_alone_refuses_buckets(
 ) -> None:
     with pytest.raises(ConfigurationError, match="name=autoencoder takes squares alone; set it to null"):
         check_settings(composed([*tiny_autoencoder, BUCKETS, "steps=1", f"run.folder={tmp_path}"]), 1)
-    with pytest.raises(ConfigurationError, match="data.latents=/latents are of squares; set one to null"):
+    with pytest.raises(ConfigurationError, match=r"data\.latents=/latents are of squares; set one to null"):
         check_settings(composed([*tiny_diffusion, BUCKETS, "data.latents=/latents", "steps=1", "run.folder=x"]), 1)
     channels = composed(["experiment=superresolution", "data.url=/x", "data.buckets={step:64,largest_aspect:2}"])
     with pytest.raises(ConfigurationError, match="low_resolution gives channels of one size; set it to null"):
