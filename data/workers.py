@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Generator, Iterable
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -37,9 +38,9 @@ def loaded(
         # its own generator: DataLoader would draw from torch's global one, and change the run's noise
         generator=torch.Generator().manual_seed(0),
     )
-    running = [iter(loader)]  # the only reference: its workers end when it goes
-    # workers ignore the signal that multiprocessing ends its children with: they must be told before
-    atexit.register(running.clear)
+    running = [iter(loader)]
+    end = partial(_end, running)
+    atexit.register(end)
     try:
         while True:
             ready = _ready(running[0])
@@ -49,8 +50,26 @@ def loaded(
                 raise batch
             yield batch, ready
     finally:
-        atexit.unregister(running.clear)
-        running.clear()
+        atexit.unregister(end)
+        end()
+
+
+def _end(running: list[Any]) -> None:
+    """Ends the workers of the iterator in this list, and takes it out.
+
+    They ignore the signal that multiprocessing ends its children with at the program's end, which then waits for them
+    for ever. To drop the iterator is not enough, as the traceback of an error keeps it. Those that don't end when they
+    are told, because they ask a store that is down, are killed.
+    """
+    if not running or not isinstance(iterator := running.pop(), _MultiProcessingDataLoaderIter):
+        return
+    try:
+        with suppress(RuntimeError):  # of a worker that was killed
+            iterator._shutdown_workers()
+    finally:
+        for worker in iterator._workers:
+            worker.kill()
+            worker.join()
 
 
 def _ready(running: Any) -> int:
