@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 Key = tuple[str, int]  # URL, number of the block
+Run = tuple[str, int, int]  # URL, numbers of the first and the last block
 
 
 class BlockCache:
@@ -34,6 +35,15 @@ class BlockCache:
             while self.held_bytes > self.capacity_bytes:
                 self.held_bytes -= len(self._blocks.popitem(last=False)[1])
 
+    def lacking(self, runs: Iterable[Run], block_bytes: int) -> list[Run]:
+        """Of these runs those that aren't all here, as long as they fill half of the capacity at most together."""
+        found, room = [], self.capacity_bytes // 2 // block_bytes
+        for url, first, last in runs:
+            if last - first < room and any((url, number) not in self for number in range(first, last + 1)):
+                found.append((url, first, last))
+                room -= last - first + 1
+        return found
+
     def forget(self, url: str) -> None:
         """Drop every block of `url`."""
         with self._lock:
@@ -41,9 +51,9 @@ class BlockCache:
                 self.held_bytes -= len(self._blocks.pop(key))
 
 
-def runs_of(ranges: Iterable[tuple[str, int, int]], block_bytes: int) -> list[tuple[str, int, int]]:
-    """The (URL, first block, last block) that cover these (URL, start, stop); neighbours become one run."""
-    runs: list[tuple[str, int, int]] = []
+def runs_of(ranges: Iterable[tuple[str, int, int]], block_bytes: int) -> list[Run]:
+    """The runs that cover these (URL, start, stop); neighbours become one run."""
+    runs: list[Run] = []
     for url, start, stop in sorted(ranges):
         first, last = start // block_bytes, max(start, stop - 1) // block_bytes
         if runs and runs[-1][0] == url and first <= runs[-1][2] + 1:

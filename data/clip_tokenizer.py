@@ -12,6 +12,8 @@ Padding = Literal["end", "zero"]
 PADDING = ("end", "zero")
 PUBLISHED = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
 """What open_clip's special tokens are called in the published vocabulary."""
+_READ_CHARACTERS = 4096  # of a caption; the time for a word grows with more than its length
+_KEPT_WORDS = 1 << 17
 
 
 class ClipTokenizer:
@@ -19,7 +21,7 @@ class ClipTokenizer:
 
     length: tokens per caption, at least 2; longer captions are cut, and end with the end token all the same. padding:
     "end" fills up with the end token, as Stable Diffusion v1 was trained; "zero" with token 0, as open_clip does and
-    Stable Diffusion v2. Raises DataError for values out of range.
+    Stable Diffusion v2. The first 4,096 characters of a caption are read. Raises DataError for values out of range.
     """
 
     def __init__(self, length: int = 77, padding: Padding = "end") -> None:
@@ -32,6 +34,7 @@ class ClipTokenizer:
         self.length = length
         self.padding = padding
         self._tokenizer = SimpleTokenizer(context_length=length)
+        self._special = dict(self._tokenizer.cache)
         self.vocabulary_size = self._tokenizer.vocab_size
         self._filler = self._tokenizer.eot_token_id if padding == "end" else 0
 
@@ -50,6 +53,8 @@ class ClipTokenizer:
         start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
         tokens = torch.full((len(captions), self.length), self._filler, dtype=torch.int64)
         for row, caption in zip(tokens, captions, strict=True):
-            words = [start, *self._tokenizer.encode(caption)[: self.length - 2], end]
+            words = [start, *self._tokenizer.encode(caption[:_READ_CHARACTERS])[: self.length - 2], end]
             row[: len(words)] = torch.tensor(words)
+        if len(self._tokenizer.cache) > _KEPT_WORDS:  # it would keep every word that it ever meets
+            self._tokenizer.cache = dict(self._special)
         return tokens

@@ -58,7 +58,9 @@ def remedy(url: str, endpoint_url: str | None, profile: str | None, anonymous: b
         )
     if isinstance(error, NotFound):
         return DataError(f"{url} is missing: its bucket or folder does not exist. Check the name, or create it")
-    if isinstance(error.__cause__, (ValueError, ImportError)):  # no store was asked
+    if isinstance(error.__cause__, ImportError):
+        return DataError(f"{url} needs a package that isn't part of the installation: {error.__cause__}")
+    if isinstance(error.__cause__, ValueError):  # no store was asked
         return DataError(
             f"{url} cannot be used: {error.__cause__}. Check the URL's protocol, and the endpoint URL ({endpoint})"
         )

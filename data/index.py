@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from data.buckets import LARGEST_NUMBER, Size
 from data.errors import DataError
-from data.offsets import Entry, Offsets, read_headers
+from data.offsets import Entry, Offsets
 from data.stream import Storage, join
+from data.tar_headers import read_headers
 
 log = logging.getLogger(__name__)
 INDEX_NAME = "index.json"

@@ -15,9 +15,10 @@ from data.buckets import Buckets, Size
 from data.errors import DataError
 from data.index import INDEX_NAME, SIDECAR_SUFFIX, Shard, find_shards
 from data.metadata import Rows, json_details, rows_beside, size_seen, size_told, table_bytes, table_of
-from data.offsets import Entry, Offsets, read_headers
+from data.offsets import Entry, Offsets
 from data.processes import work_through
 from data.stream import Storage, join
+from data.tar_headers import read_headers
 from data.where import Where
 
 log = logging.getLogger(__name__)

@@ -8,12 +8,11 @@ from typing import IO, Any, cast
 from data.errors import DataError, NotFound, StoreUnavailable
 from data.offsets import Entry, Member
 from data.stream import Storage
-from data.transforms import IMAGE_EXTENSIONS, BadSample, details_of, size_of_image
+from data.transforms import IMAGE_EXTENSIONS, LARGEST_TEXT_BYTES, BadSample, details_of, size_of_image
 
 log = logging.getLogger(__name__)
 Details = Mapping[str, Any]
 KEY = "key"
-_LARGEST_JSON_BYTES = 1 << 20
 _HEAD_BYTES, _LARGEST_PICTURE_BYTES, _LARGEST_SIDE = 1 << 16, 256 << 20, 1 << 20
 
 
@@ -81,7 +80,7 @@ def json_details(entry: Entry, file: IO[bytes]) -> Details:
     """What a sample's .json says, read from its shard unless it was before; {} without one that can be read."""
     member = entry.members.get("json")
     content = entry.contents.get("json")
-    if content is None and member is not None and member.size <= _LARGEST_JSON_BYTES:
+    if content is None and member is not None and member.size <= LARGEST_TEXT_BYTES:
         content = _read(file, member, member.size)
     try:
         return details_of({} if content is None else {"json": content})

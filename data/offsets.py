@@ -1,25 +1,19 @@
-"""Where the members of each sample lie in a tar shard, read from the tar's headers or from a sidecar file."""
+"""Where the members of each sample lie in a tar shard, and the sidecar file that says so."""
 
 import io
-import logging
-import tarfile
 import zipfile
-import zlib
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import DataError
 
-log = logging.getLogger(__name__)
 BLOCK_BYTES = 512  # of a tar file; a member's header is the block before its bytes
 _VERSION = 2
 _UNKNOWN = -1
-_PIECE_BYTES = 1 << 20
-_LARGEST_CONTENT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,69 +35,6 @@ class Entry:
     headers_crc32: int = 0
     fault: str | None = None
     contents: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
-
-
-def read_headers(
-    file: IO[bytes], size: int, name: str, checksums: bool = False, contents: Container[str] = ()
-) -> list[Entry]:
-    """The samples of a tar shard: consecutive members with the same name up to the first dot.
-
-    size: bytes of the shard. checksums: read the members too and note their CRC-32. contents: extensions of members
-    whose bytes are wanted, where they are at most a megabyte. A sample whose bytes end with the file has the fault
-    "truncated". Raises DataError naming `name` when the file is no tar at all.
-    """
-    entries: list[Entry] = []
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            end = 0
-            while (info := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every header of the shard
-                if not info.isreg() or info.issparse():  # links, folders, devices: nothing of them is a sample's
-                    continue
-                end = info.offset_data + -(-info.size // BLOCK_BYTES) * BLOCK_BYTES
-                file.seek(info.offset_data - BLOCK_BYTES)
-                header = file.read(BLOCK_BYTES)
-                if info.offset_data + info.size > size:
-                    _add(entries, info.name, Member(info.offset_data, max(0, size - info.offset_data)), header)
-                    entries[-1].fault = "truncated"
-                    return entries
-                _add(entries, info.name, Member(info.offset_data, info.size), header)
-                extension = next(reversed(entries[-1].members))
-                if extension in contents and info.size <= _LARGEST_CONTENT_BYTES:
-                    entries[-1].contents[extension] = file.read(info.size)
-                if checksums:
-                    crc32 = _crc32(file, info.offset_data, info.size)
-                    entries[-1].members[extension] = Member(info.offset_data, info.size, crc32)
-    except (tarfile.TarError, EOFError) as error:
-        if not entries:
-            raise DataError(f"{name} is no readable tar file: {error}. Write it again, or leave it out") from error
-    file.seek(end)
-    following = file.read(BLOCK_BYTES)
-    # tarfile takes a damaged header for the end of the archive: samples behind it would vanish silently
-    if entries and following and (len(following) < BLOCK_BYTES or any(following)):
-        log.error("%s: no tar header at byte %d of %d: what follows is lost", name, end, size)
-        entries[-1].fault = "truncated"
-    return entries
-
-
-def _crc32(file: IO[bytes], start: int, size: int) -> int:
-    """Of bytes [start, start + size), read in pieces, whatever a header says of their number."""
-    file.seek(start)
-    crc32 = 0
-    while size > 0 and (piece := file.read(min(size, _PIECE_BYTES))):
-        crc32 = zlib.crc32(piece, crc32)
-        size -= len(piece)
-    return crc32
-
-
-def _add(entries: list[Entry], name: str, member: Member, header: bytes) -> None:
-    folder, _, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    key = f"{folder}/{stem}" if folder else stem
-    if not entries or entries[-1].key != key or extension.lower() in entries[-1].members:
-        entries.append(Entry(key, {}))
-    entries[-1].members[extension.lower()] = member
-    entries[-1].headers_crc32 = zlib.crc32(header, entries[-1].headers_crc32)
 
 
 class Offsets:

@@ -251,12 +251,12 @@ def _existing(manifest_url: str, wanted: Mapping[str, object], storage: Storage)
 
 
 def members_of(sample: Sample) -> dict[str, bytes]:
-    """The files of a sample in its shard, by extension."""
+    """The files of a sample in its shard, by extension. What is no text in captions and metadata becomes "?"."""
     details = {"key": sample.key, **({"caption": sample.caption} if sample.caption else {}), **sample.metadata}
     return {
         sample.extension: sample.image,
-        **({"txt": sample.caption.encode()} if sample.caption else {}),
-        "json": json.dumps(details, ensure_ascii=False, sort_keys=True).encode(),
+        **({"txt": sample.caption.encode(errors="replace")} if sample.caption else {}),
+        "json": json.dumps(details, ensure_ascii=False, sort_keys=True).encode(errors="replace"),
         **sample.members,
     }
 

@@ -64,6 +64,15 @@ def _prepare_process(parent: int, work: Callable[[Any], Any]) -> None:
     _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # of Slurm, which gives it to all processes of a job
+    die_with(parent)
+
+
+def die_with(parent: int) -> None:
+    """Ends this process when its parent ends, however that does and whatever this one does then.
+
+    parent: its number, as it is asked too late where the parent is gone by now. To the kernel it is the parent's thread
+    that counts: the one that starts this process has to last.
+    """
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:

@@ -8,8 +8,9 @@ from typing import IO, Any, cast
 
 from data.errors import DataError
 from data.index import INDEX_NAME
-from data.offsets import Offsets, read_headers
+from data.offsets import Offsets
 from data.stream import Storage, join
+from data.tar_headers import read_headers
 
 
 def write_shard(

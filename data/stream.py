@@ -110,11 +110,11 @@ class Storage:
     def prefetch(self, ranges: Iterable[tuple[str, int, int]]) -> None:
         """Bring the blocks of these (url, start, stop) into the cache, several requests at a time.
 
-        An object that is not there is left for the read that needs it.
+        At most half a cache of them, so that none has left it when it is read; what is beyond that, and an object that
+        is not there, is left for the read that needs it.
         """
         self._check_process()
-        runs = runs_of(ranges, self.block_bytes)
-        missing = [run for run in runs if any((run[0], n) not in self._blocks for n in range(run[1], run[2] + 1))]
+        missing = self._blocks.lacking(runs_of(ranges, self.block_bytes), self.block_bytes)
         if len(missing) < 2:
             return
         if self._pool is None:

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from data.duplicates import exact_duplicates, near_duplicates, perceptual_hash
 from data.errors import DataError
-from data.sources import LeftOut, Sample, Source
+from data.sources import LARGEST_SAMPLE_BYTES, LeftOut, Sample, Source
 from data.transforms import IMAGE_EXTENSIONS, BadSample, decode_image
 
 SEGMENTATION = "seg.png"
-_LARGEST_BYTES = 256 << 20
 _LARGEST_DIFFERENCE = 7  # bits; the search takes longer with each, and other pictures begin to be alike
 
 
@@ -124,7 +123,7 @@ def _looked_at(sample: Sample, criteria: Criteria) -> NDArray[np.uint8]:
     """The picture, uint8 [H, W, 3]. Raises BadSample where training couldn't use it."""
     if sample.extension not in IMAGE_EXTENSIONS:
         raise BadSample("no_image", f"{sample.extension} is none of {', '.join(IMAGE_EXTENSIONS)}")
-    if len(sample.image) + sum(map(len, sample.members.values())) > _LARGEST_BYTES:
+    if len(sample.image) + sum(map(len, sample.members.values())) > LARGEST_SAMPLE_BYTES:
         raise BadSample("too_many_bytes")
     picture = decode_image(sample.image)
     if min(picture.shape[:2]) < criteria.smallest_side:

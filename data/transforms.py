@@ -31,6 +31,7 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif")
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # the other decoders of Pillow are not for untrusted files
 _ON_THEIR_SIDE = (5, 6, 7, 8)
 DEFAULT_MAX_PIXELS = 64_000_000
+LARGEST_TEXT_BYTES = 1 << 20  # .json takes a hundred times as much when it is parsed
 
 
 class BadSample(Exception):
@@ -88,30 +89,37 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def details_of(members: Mapping[str, bytes]) -> dict[str, Any]:
-    """What the sample's .json says; {} without one. Raises BadSample: "not_utf8", "undecodable"."""
+    """What the sample's .json says; {} without one. Raises BadSample: "not_utf8", "undecodable", "too_many_bytes"."""
+    text = text_of(members, "json")
     try:
-        parsed = json.loads(members["json"].decode("utf-8")) if "json" in members else {}
-    except UnicodeDecodeError as error:
-        raise BadSample("not_utf8", str(error)) from error
+        parsed = json.loads(text) if "json" in members else {}
     except (ValueError, RecursionError) as error:
         raise BadSample("undecodable", f"json: {error}") from error
     return parsed if isinstance(parsed, dict) else {}
 
 
+def text_of(members: Mapping[str, bytes], extension: str) -> str:
+    """A member as text, "" where there is none. Raises BadSample "not_utf8", and "too_many_bytes" above a megabyte."""
+    data = members.get(extension, b"")
+    if len(data) > LARGEST_TEXT_BYTES:
+        raise BadSample("too_many_bytes", f"{extension}: {len(data)} are above {LARGEST_TEXT_BYTES}")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadSample("not_utf8", str(error)) from error
+
+
 def choose_caption(members: Mapping[str, bytes], details: Mapping[str, Any], generator: np.random.Generator) -> str:
     """One of the details' "captions", else the sample's .txt, else the details' "caption", else "".
 
-    Raises BadSample "not_utf8".
+    Raises BadSample: "not_utf8", "too_many_bytes".
     """
-    try:
-        text = members["txt"].decode("utf-8") if "txt" in members else ""
-    except UnicodeDecodeError as error:
-        raise BadSample("not_utf8", str(error)) from error
+    text = text_of(members, "txt")
     several = details.get("captions")
     choices = [c.strip() for c in several if isinstance(c, str) and c.strip()] if isinstance(several, list) else []
-    if choices:
-        return choices[int(generator.integers(len(choices)))]
-    return text.strip() or str(details.get("caption") or "").strip()
+    chosen = choices[int(generator.integers(len(choices)))] if choices else text.strip()
+    chosen = chosen or str(details.get("caption") or "").strip()
+    return chosen.encode(errors="replace").decode()  # JSON can hold halves of characters, which tokenizers refuse
 
 
 def image_bytes(members: Mapping[str, bytes]) -> bytes:

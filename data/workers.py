@@ -1,15 +1,20 @@
 """Processes that load ahead."""
 
 import atexit
+import os
 import signal
 import sys
 from collections.abc import Generator, Iterable
+from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from data.processes import die_with
 
 T = TypeVar("T")
 
@@ -29,13 +34,13 @@ def loaded(
         collate_fn=_same,
         pin_memory=pin_memory,
         prefetch_factor=batches_ahead if workers else None,
-        worker_init_fn=_prepare_worker,
+        worker_init_fn=partial(_prepare_worker, os.getpid()),
         # its own generator: DataLoader would draw from torch's global one, and change the run's noise
         generator=torch.Generator().manual_seed(0),
     )
-    running = [iter(loader)]  # the only reference: its workers end when it goes
-    # workers ignore the signal that multiprocessing ends its children with: they must be told before
-    atexit.register(running.clear)
+    running = [iter(loader)]
+    end = partial(_end, running)
+    atexit.register(end)
     try:
         while True:
             ready = _ready(running[0])
@@ -45,8 +50,26 @@ def loaded(
                 raise batch
             yield batch, ready
     finally:
-        atexit.unregister(running.clear)
-        running.clear()
+        atexit.unregister(end)
+        end()
+
+
+def _end(running: list[Any]) -> None:
+    """Ends the workers of the iterator in this list, and takes it out.
+
+    They ignore the signal that multiprocessing ends its children with at the program's end, which then waits for them
+    for ever. To drop the iterator is not enough, as the traceback of an error keeps it. Those that don't end when they
+    are told, because they ask a store that is down, are killed.
+    """
+    if not running or not isinstance(iterator := running.pop(), _MultiProcessingDataLoaderIter):
+        return
+    try:
+        with suppress(RuntimeError):  # of a worker that was killed
+            iterator._shutdown_workers()
+    finally:
+        for worker in iterator._workers:
+            worker.kill()
+            worker.join()
 
 
 def _ready(running: Any) -> int:
@@ -61,8 +84,10 @@ def _same(batch: Any) -> Any:
     return batch
 
 
-def _prepare_worker(worker: int) -> None:
-    """A scheduler signals every process of a job; only the training process may decide what follows."""
+def _prepare_worker(parent: int, worker: int) -> None:
+    """A scheduler signals every process of a job; only the training process may decide what follows. When that is
+    gone, nothing does: a worker may be asking a store that is down, for minutes."""
+    die_with(parent)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     sys.excepthook = _tell_unless_abandoned

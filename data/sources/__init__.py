@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 TRAIN, HELD_OUT = "train", "heldout"
+LARGEST_SAMPLE_BYTES = 256 << 20  # with all that belongs to it
 
 
 @dataclass(frozen=True, slots=True)

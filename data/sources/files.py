@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from data.errors import DataError, NotFound
-from data.sources import LeftOut, Sample
+from data.sources import LARGEST_SAMPLE_BYTES, LeftOut, Sample
 from data.sources.held_out import HeldOut
 from data.stream import Storage, join
 from data.transforms import IMAGE_EXTENSIONS, BadSample
 
 _NOT_IN_KEYS = re.compile(r"[^\w-]", re.ASCII)
+_LONGEST_KEY = 400
 
 
 class PictureFiles:
@@ -67,11 +68,12 @@ def pictures_below(folder: str, storage: Storage) -> list[str]:
 
 
 def read_below(folder: str, name: str, storage: Storage) -> bytes:
-    """A file below a folder, by a name that somebody else wrote. Raises LeftOut "unsafe_name", BadSample "missing"."""
+    """A file below a folder, by a name that somebody else wrote; of one that is too large for a sample a byte too many.
+    Raises LeftOut "unsafe_name", BadSample "missing"."""
     if not is_safe(name):
         raise LeftOut("unsafe_name")
     try:
-        return storage.read(join(folder, name))
+        return storage.read(join(folder, name), 0, LARGEST_SAMPLE_BYTES + 1)
     except NotFound as error:
         raise BadSample("missing", str(error)) from error
 
@@ -85,12 +87,14 @@ def is_safe(name: str) -> bool:
 def keys_of(names: Sequence[str]) -> list[str]:
     """Keys of samples by the names of their files: the name without its extension, and dots and slashes as _.
 
-    Names that would have the same key get a hash of the name behind it.
+    Names that would have the same key, or a very long one, get a hash of the name behind it.
     """
     keys = [_NOT_IN_KEYS.sub("_", name.rpartition(".")[0] or name) for name in names]
     counts = Counter(keys)
     return [
-        key if counts[key] == 1 else f"{key}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
+        key
+        if counts[key] == 1 and len(key) <= _LONGEST_KEY
+        else f"{key[:_LONGEST_KEY]}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
         for key, name in zip(keys, names, strict=True)
     ]
 

@@ -9,7 +9,7 @@ from data.sources import HELD_OUT, TRAIN, Sample
 from data.sources.files import PictureFiles, digest, is_safe, read_below
 from data.sources.tables import read_table
 from data.stream import Storage
-from data.transforms import BadSample
+from data.transforms import BadSample, text_of
 
 BESIDE = "txt"
 
@@ -78,10 +78,7 @@ class ImageFolder:
             return [], {"file_name": name}
         stem = name.rpartition(".")[0]
         text = read_below(self.files.folder, f"{stem}.{BESIDE}", self.files.storage) if is_safe(stem) else b""
-        try:
-            return _texts(text.decode()), {"file_name": name}
-        except UnicodeDecodeError as error:
-            raise BadSample("not_utf8", str(error)) from error
+        return _texts(text_of({BESIDE: text}, BESIDE)), {"file_name": name}
 
 
 def _texts(found: object) -> list[str]:

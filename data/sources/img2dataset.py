@@ -10,7 +10,7 @@ from data.sources import HELD_OUT, TRAIN, LeftOut, Sample
 from data.sources.files import is_safe
 from data.sources.held_out import HeldOut
 from data.stream import Storage
-from data.transforms import IMAGE_EXTENSIONS, BadSample, details_of, image_bytes
+from data.transforms import IMAGE_EXTENSIONS, details_of, image_bytes, text_of
 from data.where import BadCondition, Where
 
 
@@ -73,8 +73,4 @@ class Img2dataset:
 
 
 def _caption(members: Mapping[str, bytes], details: Mapping[str, Any]) -> str:
-    try:
-        text = members.get("txt", b"").decode().strip()
-    except UnicodeDecodeError as error:
-        raise BadSample("not_utf8", str(error)) from error
-    return text or str(details.get("caption") or "").strip()
+    return text_of(members, "txt").strip() or str(details.get("caption") or "").strip()

@@ -138,11 +138,14 @@ def _break(connection: socket.socket) -> None:
 
 
 class WebServer:
-    """Serves the files of a folder over HTTP, with ranges or without."""
+    """Serves the files of a folder over HTTP, with ranges or without. authorizations: what requests came with. asked:
+    first and last byte of ranges."""
 
     def __init__(self, folder: str, ranges: bool) -> None:
         web = self
         self.up = True
+        self.authorizations: list[str | None] = []
+        self.asked: list[tuple[int, int]] = []
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -154,18 +157,23 @@ class WebServer:
                 if not web.up:
                     self.close_connection = True
                     return
+                web.authorizations.append(self.headers.get("Authorization"))
                 path = Path(folder, self.path.lstrip("/"))
                 if not path.is_file():
                     self._send(404, b"", 0)
                     return
-                data = path.read_bytes()
+                size = path.stat().st_size
                 wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+                if wanted:
+                    web.asked.append((int(wanted[1]), int(wanted[2])))
                 if not ranges or not wanted:
-                    self._send(200, data, len(data))
-                elif int(wanted[1]) >= len(data):
-                    self._send(416, b"", len(data))
+                    self._send(200, path.read_bytes(), size)
+                elif int(wanted[1]) >= size:
+                    self._send(416, b"", size)
                 else:
-                    self._send(206, data[int(wanted[1]) : int(wanted[2]) + 1], len(data))
+                    with path.open("rb") as file:
+                        file.seek(int(wanted[1]))
+                        self._send(206, file.read(int(wanted[2]) + 1 - int(wanted[1])), size)
 
             def _send(self, status: int, data: bytes, size: int) -> None:
                 self.send_response(status)

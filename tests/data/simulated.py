@@ -8,8 +8,9 @@ from made_files import make_png, make_tar
 from numpy.typing import NDArray
 
 from data.buckets import Buckets
-from data.offsets import Entry, Offsets, read_headers
+from data.offsets import Entry, Offsets
 from data.stream import Storage
+from data.tar_headers import read_headers
 
 SHARDS, SAMPLES_PER_SHARD = 41_400, 10_000
 FOLDER = "simulated://laion"

@@ -19,3 +19,14 @@ def test_neighbouring_ranges_become_one_run() -> None:
     ranges = [("b", 5, 6), ("a", 25, 31), ("a", 0, 10), ("a", 10, 11), ("a", 70, 70), ("a", 26, 27)]
     assert runs_of(ranges, 10) == [("a", 0, 3), ("a", 7, 7), ("b", 0, 0)]
     assert runs_of([], 10) == []
+
+
+def test_of_what_is_lacking_half_a_cache_is_brought() -> None:
+    """The rest would push out what came before it was read."""
+    cache = BlockCache(100)
+    cache.put(("a", 0), bytes(10))
+    assert cache.lacking([("a", 0, 0), ("b", 0, 2), ("c", 0, 3), ("d", 7, 8), ("e", 0, 0)], 10) == [
+        ("b", 0, 2),
+        ("d", 7, 8),
+    ]
+    assert cache.lacking([("b", 0, 5), ("a", 0, 1)], 10) == [("a", 0, 1)]

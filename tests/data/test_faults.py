@@ -89,6 +89,30 @@ def test_an_index_is_built_behind_faults(folder: str, tmp_path: Path) -> None:
         assert proxy.met["reset"] and proxy.met["refused"]
 
 
+def test_what_is_written_through_faults_is_whole(store: EmbeddedStore) -> None:
+    contents = {f"{store.url}/written/{n}": bytes([n]) * (1000 + n) for n in range(20)}
+    address = urlsplit(store.endpoint_url)
+    faults = {"refused": 0.3, "reset": 0.1, "slow": 0.05}
+    with FaultyProxy((str(address.hostname), int(address.port or 0)), faults, SLOW) as proxy:
+        storage = Storage(proxy.url, timeout_seconds=TIMEOUT)
+        for url, content in contents.items():
+            storage.write(url, content)
+        assert proxy.met["refused"] and proxy.met["slow"]
+    assert {url: Storage().read(url) for url in contents} == contents
+
+
+def test_after_a_dropped_connection_reading_goes_on_where_it_was(folder: str) -> None:
+    """Within the shard: what has come isn't asked for again."""
+    content = Path(folder, "00000.tar").read_bytes()
+    with WebServer(folder, True) as server, FaultyProxy(server.address, {"reset": 0.3, "truncated": 0.2}, 0) as proxy:
+        storage = Storage(timeout_seconds=TIMEOUT, block_bytes=2048, cache_bytes=16384)
+        for start in range(0, len(content), 700):
+            assert storage.read(f"{proxy.url}/00000.tar", start, start + 700) == content[start : start + 700]
+        starts = [start for start, _ in server.asked]
+        dropped = proxy.met["reset"] + proxy.met["truncated"]
+        assert starts == sorted(starts) and len(starts) - len(set(starts)) == dropped > 0
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_store_that_stays_down_ends_the_job_after_the_configured_time(folder: str, workers: int) -> None:
     storage = Storage(timeout_seconds=TIMEOUT, patience_seconds=1.0, block_bytes=2048, cache_bytes=16384)

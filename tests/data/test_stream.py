@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faulty import WebServer
 
 from data import stream
-from data.errors import DataError, NotFound
+from data.errors import DataError, NotFound, StoreUnavailable
 from data.store import EmbeddedStore
 from data.stream import Storage
 from data.traffic import Traffic
@@ -81,6 +82,15 @@ def test_a_block_is_fetched_once_until_forgotten(flaky: Callable[..., Flaky]) ->
     assert filesystem.reads == 5
 
 
+def test_what_is_brought_ahead_fits_into_the_cache(flaky: Callable[..., Flaky]) -> None:
+    filesystem = flaky(0, OSError())
+    storage = Storage(block_bytes=10, cache_bytes=100)
+    storage.prefetch([("x://a", 0, 200), *((f"x://{n}", 0, 20) for n in range(9))])
+    assert filesystem.reads == 2, "of 400 bytes, 50 may come: the first two of twenty"
+    assert all(storage.read(f"x://{n}", 0, 20) == bytes(range(20)) for n in range(9))
+    assert filesystem.reads == 9
+
+
 def test_failures_are_ridden_out(flaky: Callable[..., Flaky]) -> None:
     filesystem = flaky(3, TimeoutError("slow"))
     storage = Storage()
@@ -96,6 +106,30 @@ def test_the_last_error_names_url_error_and_attempts(flaky: Callable[..., Flaky]
         Storage(patience_seconds=0.3).read("x://a")
     with pytest.raises(DataError, match=r"gave up after \d+ attempts"):
         Storage(patience_seconds=0.3, block_bytes=10, cache_bytes=100).prefetch([("x://a", 0, 30), ("x://b", 0, 3)])
+
+
+def test_pauses_double_up_to_twenty_seconds_and_differ_between_readers(
+    flaky: Callable[..., Flaky], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    waited: list[list[float]] = []
+
+    def sleep(seconds: float) -> None:
+        waited[-1].append(seconds)
+        clock[0] += seconds
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    flaky(10**6, TimeoutError("slow"))
+    monkeypatch.setattr(stream, "_FIRST_PAUSE_SECONDS", 0.2)
+    for reader in range(2):
+        waited.append([])
+        with pytest.raises(StoreUnavailable, match=rf"x://{reader}: TimeoutError: slow; gave up after \d+ attempts"):
+            Storage(patience_seconds=300).read(f"x://{reader}")
+        assert 250 < sum(waited[-1]) <= 300
+        for n, pause in enumerate(waited[-1]):
+            assert 0.5 <= pause / min(0.2 * 2**n, 20) <= 1.5
+    assert not set(waited[0]) & set(waited[1])
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("gone"), PermissionError("no")])
@@ -166,6 +200,48 @@ def test_s3(store: EmbeddedStore) -> None:
     assert storage.list(f"{store.url}/stream") == [url]
     with pytest.raises(NotFound, match=r"missing\.bin"):
         storage.read(f"{store.url}/stream/missing.bin")
+
+
+def test_public_objects_are_asked_for_without_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys in the environment are somebody else's business."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "some")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "thing")
+    (tmp_path / "laion").mkdir()
+    (tmp_path / "laion" / "0.tar").write_bytes(b"0123456789")
+    with WebServer(str(tmp_path), True) as server:
+        endpoint = "http://{}:{}".format(*server.address)
+        for anonymous in (True, False):
+            server.authorizations.clear()
+            storage = Storage(endpoint, anonymous=anonymous, block_bytes=4, cache_bytes=64)
+            assert storage.read("s3://laion/0.tar", 3, 7) == b"3456"
+            assert {bool(given) for given in server.authorizations} == {not anonymous}
+
+
+def test_keys_and_endpoint_of_a_profile(store: EmbeddedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, keys = f"{store.url}/profile/0.tar", store.environment
+    Storage().write(url, b"by profile")
+    for name in keys:
+        monkeypatch.delenv(name)
+    (tmp_path / "config").write_text(f"[profile lab]\nregion = eu\nendpoint_url = {keys['AWS_ENDPOINT_URL']}\n")
+    (tmp_path / "credentials").write_text(
+        f"[lab]\naws_access_key_id = {keys['AWS_ACCESS_KEY_ID']}\n"
+        f"aws_secret_access_key = {keys['AWS_SECRET_ACCESS_KEY']}\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    assert Storage(profile="lab").read(url) == b"by profile"
+    assert Storage(profile="lab").check(f"{store.url}/profile") == [url]
+    with pytest.raises(DataError, match=r"refused the credentials \(profile=other\)"):
+        Storage(profile="other").check(url)
+
+
+def test_a_store_whose_package_is_missing_is_told_with_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    for url in ("gs://bucket/laion", "gcs://bucket/{00000..00009}.tar"):
+        with pytest.raises(DataError, match=r"needs a package .*: Please install gcsfs to access Google Storage$"):
+            Storage().check(url)
+        with pytest.raises(DataError, match="cannot be used: ImportError: Please install gcsfs"):
+            Storage().read(url)
 
 
 def test_a_forked_process_reads_after_its_parent(store: EmbeddedStore) -> None:

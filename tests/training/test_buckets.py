@@ -78,9 +78,13 @@ def test_a_run_trains_on_all_sizes_and_counts_them(overrides: list[str], tmp_pat
     assert all(counts), "all sizes come"
 
 
-def test_what_takes_squares_alone_refuses_buckets(tiny_autoencoder: list[str], tmp_path: Path) -> None:
+def test_what_takes_squares_alone_refuses_buckets(
+    tiny_autoencoder: list[str], tiny_diffusion: list[str], tmp_path: Path
+) -> None:
     with pytest.raises(ConfigurationError, match="name=autoencoder takes squares alone; set it to null"):
         check_settings(composed([*tiny_autoencoder, BUCKETS, "steps=1", f"run.folder={tmp_path}"]), 1)
+    with pytest.raises(ConfigurationError, match=r"data\.latents=/latents are of squares; set one to null"):
+        check_settings(composed([*tiny_diffusion, BUCKETS, "data.latents=/latents", "steps=1", "run.folder=x"]), 1)
     channels = composed(["experiment=superresolution", "data.url=/x", "data.buckets={step:64,largest_aspect:2}"])
     with pytest.raises(ConfigurationError, match="low_resolution gives channels of one size; set it to null"):
         check_models(channels)

@@ -47,3 +47,5 @@ def test_keys_differ_where_names_do() -> None:
     keys = keys_of(names)
     assert len(set(keys)) == len(names) and keys[3] == "c_d"
     assert all(key.isascii() and not set("./\\") & set(key) for key in keys)
+    long = keys_of([f"{'deep/' * 100}{n}.png" for n in range(3)])
+    assert len(set(long)) == 3 and all(len(key) < 450 for key in long)
