@@ -1,7 +1,8 @@
-import importlib.util
 import pickle
+import sys
 from pathlib import Path
 
+import lmdb
 import pytest
 from composed import inputs_of, picture, source
 
@@ -10,9 +11,8 @@ from data.prepare import prepare
 from data.stream import Storage
 
 
-def test_without_lmdb_the_package_is_named(tmp_path: Path) -> None:
-    if importlib.util.find_spec("lmdb"):
-        pytest.skip("lmdb is installed")
+def test_without_lmdb_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lmdb", None)
     (tmp_path / "data.mdb").write_bytes(b"")
     with pytest.raises(DataError, match="pip install lmdb"):
         source("lsun", folder=tmp_path)
@@ -24,7 +24,6 @@ def test_another_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_pictures_of_an_lmdb_folder(tmp_path: Path) -> None:
-    lmdb = pytest.importorskip("lmdb")
     with lmdb.open(str(tmp_path / "church"), map_size=1 << 20) as opened, opened.begin(write=True) as transaction:
         transaction.put(b"0a1b", picture(0, kind="WEBP"))
         transaction.put(b"0c2d", picture(1))
