@@ -13,17 +13,19 @@ from tests.data.faulty import FaultyProxy
 from tests.kills.attempt import Attempt
 from training.checkpoint_files import MANIFEST, complete_checkpoints
 from training.checkpoint_store import CheckpointStore
+from training.starts import last_row
 
 START_UP_SECONDS = 3.0
-STEPS_SECONDS = 0.6
+MOST_STEPS, STEP_SECONDS = 6, 0.2
+"""A kill in training comes after so many steps, and amid what happens then, within so long."""
 SAVE_SECONDS, UPLOAD_SECONDS = 0.08, 0.2
-"""A kill comes within so long after the first file of a checkpoint was begun, or was there in the store."""
-FAULT_SECONDS = 6.0
+"""Others come so long after the first file of a checkpoint was begun, or was there in the store."""
+DISK_SECONDS, STORE_SECONDS = 6.0, 14.0
 """A disk is full, or a store away, for as long at most; then everything is killed, if it hasn't ended by then."""
 POLL_SECONDS = 0.005
 PATIENCE_SECONDS = 120.0
 """For an attempt to come to the moment that is waited for, on a busy machine."""
-LEAST_LIMIT, MOST_LIMIT = 1 << 16, 1 << 22
+LEAST_LIMIT, MOST_LIMIT = 1 << 16, 1 << 21
 """Bytes that a file can have when a disk ends amid it; a rank's share of a checkpoint has more."""
 
 
@@ -54,9 +56,21 @@ class Scene:
             meanwhile()
             time.sleep(POLL_SECONDS)
 
+    def let_train(self) -> None:
+        """For a random number of steps, and into the next."""
+        self.wait_until(self.trains)
+        steps = self.moments.randint(0, MOST_STEPS)
+        self.wait_until(lambda: self.last_step() >= (self.attempt.resumed_at or 0) + steps)
+        self.let_go_on(STEP_SECONDS)
+
     def trains(self) -> bool:
         """Whether it knows what it goes on from."""
         return self.attempt.resumed_at is not None
+
+    def last_step(self) -> int:
+        """The last one made, or that the attempt went on from; 0 before that is known."""
+        step, made = last_row(self.run)
+        return step if 1e9 * made > self.attempt.began_ns else self.attempt.resumed_at or 0
 
     def torn(self) -> list[str]:
         """Checkpoints that this attempt is writing, or was when it ended."""
@@ -101,8 +115,7 @@ def in_start_up(scene: Scene) -> None:
 
 def in_training(scene: Scene) -> None:
     """At any moment of some steps."""
-    scene.wait_until(scene.trains)
-    scene.let_go_on(STEPS_SECONDS)
+    scene.let_train()
 
 
 def in_save(scene: Scene) -> None:
@@ -120,8 +133,7 @@ def in_upload(scene: Scene) -> None:
 def with_disk_full(scene: Scene) -> None:
     """No byte more, whatever the run removes meanwhile."""
     assert scene.disk is not None
-    scene.wait_until(scene.trains)
-    scene.let_go_on(STEPS_SECONDS)
+    scene.let_train()
     with (scene.disk / BALLAST).open("wb", buffering=0) as file:
 
         def fill() -> None:
@@ -129,24 +141,22 @@ def with_disk_full(scene: Scene) -> None:
                 while True:
                     file.write(bytes(1 << 18))
 
-        scene.let_go_on(FAULT_SECONDS, fill)
+        scene.let_go_on(DISK_SECONDS, fill)
 
 
 def with_files_cut(scene: Scene) -> None:
     """A disk that ends amid a file: the ranks may write so many bytes of each, and no more."""
-    scene.wait_until(scene.trains)
-    scene.let_go_on(STEPS_SECONDS)
+    scene.let_train()
     scene.attempt.limit_files(scene.moments.randrange(LEAST_LIMIT, MOST_LIMIT))
-    scene.let_go_on(FAULT_SECONDS)
+    scene.let_go_on(DISK_SECONDS)
 
 
 def with_store_away(scene: Scene) -> None:
     """It answers nothing, from the start on or from some step on."""
     if scene.moments.random() < 0.7:
-        scene.wait_until(scene.trains)
-        scene.let_go_on(STEPS_SECONDS)
+        scene.let_train()
     scene.proxy.shares = {"refused": 1.0}
-    scene.let_go_on(FAULT_SECONDS)
+    scene.let_go_on(STORE_SECONDS)
 
 
 BALLAST = "ballast"
