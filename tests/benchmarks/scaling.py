@@ -23,10 +23,10 @@ from tests.training.runs import composed
 from training.distributed import Distributed
 
 CHANNELS = 96
-IMAGES = 16
+IMAGES = 8
 """Of a rank in weak scaling, of all ranks in strong scaling."""
 STAGES = (1, 2, 3)
-WARM_UP_STEPS, STEPS, ROUNDS = 2, 3, 3
+WARM_UP_STEPS, STEPS, ROUNDS = 1, 3, 3
 PROBE_ELEMENTS, PROBES = 1 << 24, 3
 
 
@@ -71,7 +71,7 @@ def figures(
         line = f"{speed:.1f} images/s, efficiency {speed / alone / world:.0%}"
         if world > 1:
             line += f" (said {said:.0%}), {found['communication'] / found['seconds']:.0%} in exchanges"
-        table.append((f"{world} ranks, {found['images']:.0f} images each", line, ""))
+        table.append((f"{world} rank{'s' if world > 1 else ''}, {found['images']:.0f} images each", line, ""))
     return table
 
 
