@@ -3,8 +3,8 @@
     python -m tests.benchmarks.uploads [--folder DIR] [--megabytes 512] [--rounds 3]
 
 One file of random bytes, as a rank has one of a checkpoint, to the embedded store (SeaweedFS) on this machine, which
-takes most of the cores itself: what is measured is how well it is used. Rounds alternate; medians. Both ways end when
-the file is on the disk or the store has acknowledged it; s3fs doesn't wait for the disk on its way back.
+takes most of the cores itself: what is measured is how well it is used. Rounds alternate; medians. On its way back the
+file counts when it is on the disk.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
         table += [
             (f"{arguments.megabytes} MiB {way}", f"{ours:.0f} MB/s", ""),
             ("  s3fs", f"{theirs:.0f} MB/s", ""),
-            ("  ratio", f"{ours / theirs:.2f}", "at least 1.00"),
+            ("  ratio", f"{ours / theirs:.2f}", ""),
         ]
     show(table)
 
@@ -58,11 +58,17 @@ def measure(url: str, file: Path, size: int, rounds: int) -> dict[str, list[floa
     """Seconds of each round, by who brought the file and which way."""
     transfers, theirs = Transfers(), s3fs.S3FileSystem()
     back = file.with_name("back")
+
+    def fetch_by_s3fs() -> None:
+        theirs.get_file(f"{url}/theirs", str(back))
+        with back.open("rb") as fetched:
+            os.fsync(fetched.fileno())
+
     ways: dict[str, Callable[[], object]] = {
         "ours, there": lambda: transfers.upload(file, f"{url}/ours"),
         "s3fs, there": lambda: theirs.put_file(str(file), f"{url}/theirs"),
         "ours, back": lambda: transfers.download(f"{url}/ours", back, size),
-        "s3fs, back": lambda: theirs.get_file(f"{url}/theirs", str(back)),
+        "s3fs, back": fetch_by_s3fs,
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
