@@ -27,17 +27,23 @@ def main() -> None:
 
 def run(config: DictConfig) -> None:
     """Writes a model into config.output, in config.format."""
-    if config.format not in FORMATS:
-        raise EvaluationError(f"format={config.format}: choose one of {', '.join(FORMATS)}")
+    if config.format not in (*FORMATS, WEIGHTS):
+        raise EvaluationError(f"format={config.format}: choose one of {', '.join((*FORMATS, WEIGHTS))}")
+    if config.format == WEIGHTS and config.run is None:
+        raise EvaluationError(f"format={WEIGHTS}: it is for runs; give run=FOLDER")
     output = folder_beside(config.run) / "export" / config.format if config.output is None else Path(config.output)
     if output.exists():
         raise EvaluationError(f"output={output}: it exists; remove it, or give another folder")
     from evaluation.source import load_source, source_of
+    from evaluation.weights_file import write_run_weights
 
-    loaded = load_source(config, "cpu")
+    loaded = None if config.format == WEIGHTS else load_source(config, "cpu")
     try:
         with _appearing_whole(output) as folder:
-            FORMATS[config.format](folder, loaded)
+            if loaded is None:
+                write_run_weights(config.run, config.model_weights, folder / "weights.safetensors")
+            else:
+                FORMATS[config.format](folder, loaded)
     except (ValueError, OSError) as error:
         raise EvaluationError(f"{source_of(config)}, output={output}: {error}") from error
     print(output)
@@ -84,6 +90,9 @@ def _safetensors(folder: Path, loaded: LoadedModel) -> None:
 
 
 FORMATS: dict[str, Callable[[Path, LoadedModel], None]] = {"diffusers": _diffusers, "safetensors": _safetensors}
+"""Of models that draw."""
+WEIGHTS = "weights"
+"""Of any run, without building its model."""
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def load_run(folder: Path, device: torch.device | str, weights: str = AVERAGE) -
     Raises EvaluationError when the folder is no run of text-to-image diffusion, holds no complete checkpoint,
     or its checkpoint or first stage does not fit its configuration.
     """
-    folder, checkpoint = _located(folder)
+    folder, checkpoint = located(folder)
     config = read_config(folder)
     if config.task.prediction not in PREDICTIONS:
         choices = ", ".join(PREDICTIONS)
@@ -138,7 +138,7 @@ def load_classifier(folder: Path, device: torch.device | str, weights: str = AVE
 
     Raises EvaluationError when the folder is no run of a classifier, or holds no complete checkpoint that fits it.
     """
-    folder, checkpoint = _located(folder)
+    folder, checkpoint = located(folder)
     config = read_config(folder, ("noisy_classifier",))
     manifest, stored = _stored(folder, checkpoint, weights)
     try:
@@ -155,12 +155,20 @@ def load_classifier(folder: Path, device: torch.device | str, weights: str = AVE
     )
 
 
-def _located(path: Path) -> tuple[Path, Path | None]:
+def located(path: Path) -> tuple[Path, Path | None]:
     """A run's folder and its newest complete checkpoint, None where there is none; or the folder of the checkpoint at
     `path`, and that checkpoint."""
     if (path / MANIFEST).exists():
         return path.resolve().parents[1], path
     return path, newest_complete(path / "checkpoints")
+
+
+def kind_of(manifest: Manifest, weights: str, checkpoint: Path) -> str:
+    """What a checkpoint calls the weights that users call so. Raises EvaluationError where it has none."""
+    choices = [RAW, *(kind for kind in manifest.kinds if kind not in BASE_KINDS)]
+    if weights not in choices:
+        raise EvaluationError(f"weights={weights}: {checkpoint} has these: {', '.join(choices)}")
+    return "param" if weights == RAW else weights
 
 
 def _stored(folder: Path, checkpoint: Path | None, weights: str) -> tuple[Manifest, dict[str, Tensor]]:
@@ -169,10 +177,7 @@ def _stored(folder: Path, checkpoint: Path | None, weights: str) -> tuple[Manife
         raise EvaluationError(f"run={folder}: no complete checkpoint in {folder / 'checkpoints'}; train it first")
     try:
         manifest = load_manifest(checkpoint)
-        choices = [RAW, *(kind for kind in manifest.kinds if kind not in BASE_KINDS)]
-        if weights not in choices:
-            raise EvaluationError(f"weights={weights}: {checkpoint} has these: {', '.join(choices)}")
-        stored = read_weights(checkpoint, ENGINE, "param" if weights == RAW else weights)
+        stored = read_weights(checkpoint, ENGINE, kind_of(manifest, weights, checkpoint))
     except CheckpointError as error:
         raise EvaluationError(f"run={folder}: {error}") from error
     if broken := not_finite(stored):

@@ -51,7 +51,7 @@ WHOLE_NUMBERS = {
     **dict.fromkeys(("tracker.detail_every", "alerts.window"), 1),
 }
 """Settings that are whole numbers, and the least that each may be."""
-WHOLE_OR_NULL = ("checkpoint.keep_every", "monitor.measure_every")
+WHOLE_OR_NULL = ("checkpoint.keep_every", "monitor.measure_every", "learning_rate.warmup_images")
 SHARES = ("data.max_bad_share", "learning_rate.floor")
 POSITIVE = ("learning_rate.base", "data.storage.timeout_seconds", "checkpoint.storage.timeout_seconds")
 NOT_NEGATIVE = (
@@ -109,6 +109,11 @@ def check_settings(config: DictConfig, world: int) -> None:
     if side is not None and (not isinstance(side, int) or isinstance(side, bool) or side < size):
         remedy = f"it must be a whole number of at least data.image_size={size}, or null"
         raise ConfigurationError("data.scaled_side", side, remedy)
+    if config.learning_rate.warmup_steps and config.learning_rate.warmup_images is not None:
+        remedy = f"learning_rate.warmup_steps={config.learning_rate.warmup_steps} is given too; set one of the two"
+        raise ConfigurationError(
+            "learning_rate.warmup_images", config.learning_rate.warmup_images, f"{remedy}: null, or 0 steps"
+        )
     check_loss_spike(config)
     check_measurements(config)
     check_keep_best(config)

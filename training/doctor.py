@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -19,6 +19,9 @@ from training.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from training.checkpoint_files import Manifest
+
+LONGEST_LIST = 4
+"""Of what is shown entry by entry."""
 
 
 def main() -> None:
@@ -115,12 +118,24 @@ def examine(place: Place) -> bool | None:
             f"updates; of each {', '.join(manifest.kinds)} in float32"
         )
     for key, value in manifest.extra.items():
-        print(f"  {key}: {value}")
+        print(f"  {key}: {in_short(value)}")
     for name, entry in manifest.files.items():
         print(f"  {name}: {entry.size:,} bytes, sha256 {entry.sha256}")
     size = sum(entry.size for entry in manifest.files.values())
     print(f"  together {size:,} bytes, {size / max(total, 1):.2f} for each element")
     return not found
+
+
+def in_short(value: Any) -> str:
+    """One line of a number or of what is nested; of long lists, such as the updates that a spike is judged by, their
+    length and the last entry."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {in_short(part)}" for name, part in value.items()) or "none"
+    if isinstance(value, list) and len(value) > LONGEST_LIST:
+        return f"{len(value):,} entries, the last ({in_short(value[-1])})"
+    if isinstance(value, list):
+        return f"[{'; '.join(in_short(part) for part in value)}]"
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

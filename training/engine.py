@@ -103,7 +103,7 @@ class Engine:
         self.left_out: str | None = None
         """Why the guard had the last update left out; None: it was made."""
         self._losses: list[torch.Tensor] = []  # of the micro-batches since the last update
-        self._norm: torch.Tensor | None = None  # of the gradient, where DeepSpeed doesn't tell
+        self._norm: torch.Tensor | None = None  # of the gradient without ZeRO, where DeepSpeed doesn't tell
         self._judged = False
         if guard is not None:
             optimizer.ask_before_steps(self._leaves_out)
@@ -171,8 +171,8 @@ class Engine:
             yield
 
     def gradient_norm(self) -> float | None:
-        """Global gradient norm at the last update, before clipping; None where DeepSpeed doesn't compute it."""
-        norm = self._engine.get_global_grad_norm()
+        """Global gradient norm at the last update, before clipping; None before the first."""
+        norm = self._engine.get_global_grad_norm() if self._norm is None else self._norm
         return None if norm is None else float(norm)
 
     @property

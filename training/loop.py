@@ -108,9 +108,10 @@ def fit(
     progress = Progress("train", steps, state.step, shown=ranks.is_main)
     while state.step < steps:
         updates = [engine.updates for engine in task.engines.values()]
+        rate = learning_rate.at(state.step, steps, global_batch)
         try:
             with meter.step():
-                metrics = task.train_step(watched, state.step, learning_rate.at(state.step, steps))
+                metrics = task.train_step(watched, state.step, rate)
         except NonFiniteUpdate as error:
             checkpoints.finish()
             untouched = updates == [engine.updates for engine in task.engines.values()]
@@ -134,7 +135,7 @@ def fit(
         row |= {
             "images_seen": state.images_seen,
             "time": time.time(),
-            "train/learning_rate": learning_rate.at(state.step - 1, steps),
+            "train/learning_rate": rate,
             "train/ema_decay": task.engines["model"].ema_decay,
         }
         if (norm := task.engines["model"].gradient_norm()) is not None:

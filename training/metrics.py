@@ -50,7 +50,7 @@ METRICS = (
     ),
     Metric("train/loss_source_<name>", "", "Mean unweighed loss of the images of a data source", _SEVERAL),
     Metric("train/learning_rate", "", "Of this update"),
-    Metric("train/gradient_norm", "", "Of all gradients together, before clipping", "engine=zero1 to zero3"),
+    Metric("train/gradient_norm", "", "Of all gradients together, before clipping", "every run"),
     Metric(
         "train/update_ratio",
         "",

@@ -153,7 +153,7 @@ def replay(file: ReplayFile, folder: Path, settings: DictConfig, ranks: Distribu
             raise CheckpointError(f"{folder} has no checkpoint: the weights of step {file.step} are gone")
         task.load_extra_state(manifest.extra)
         watched = WatchedBatches(stack.enter_context(contextlib.closing(loader.batches(file.batch))))
-        learning_rate = instantiate(settings.learning_rate).at(file.step, settings.steps)
+        learning_rate = instantiate(settings.learning_rate).at(file.step, settings.steps, settings.batch.global_size)
         watch = stack.enter_context(FirstNonFinite(parts_of(task)))
         error = None
         try:

@@ -109,7 +109,8 @@ def go_on(folder: Path) -> dict[str, Any]:
     assert manifest is not None and manifest.step == STEPS
     shutil.rmtree(folder / "run" / "checkpoints")  # moments of all weights, from this step on, need its room
     with contextlib.closing(next_batches(folder, ranks)) as batches:
-        metrics = task.train_step(batches, STEPS, instantiate(config.learning_rate).at(STEPS, STEPS + 1))
+        rate = instantiate(config.learning_rate).at(STEPS, STEPS + 1, config.batch.global_size)
+        metrics = task.train_step(batches, STEPS, rate)
     return {
         "restore_seconds": restored - started,
         "step_seconds": time.monotonic() - restored,

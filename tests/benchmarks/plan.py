@@ -1,16 +1,17 @@
-"""What `ldm plan` predicts beside what two ranks on CPUs measure: memory by ZeRO stage, and bytes exchanged in a step.
+"""What `ldm plan` predicts beside what ranks on CPUs measure: memory by ZeRO stage, and bytes exchanged in a step.
 
     python -m tests.benchmarks.plan
 
 Memory is a rank's largest resident set in a step, less what it was before the model was built and after a small one
 had trained once, so that libraries, their kernels and threads don't count. Exchanged are the tensors handed to
-collectives. Takes some minutes and 4 GiB.
+collectives. Three sizes on two ranks, and the smallest on four. Takes some minutes and 4 GiB.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 import sys
 from collections import Counter
@@ -25,9 +26,8 @@ from tests.training.ranks import RankGroup
 from tests.training.runs import composed
 from training.distributed import Distributed
 
-WORLD = 2
 MICRO_BATCH = 4
-SIZES = (128, 176, 224)  # channels of the UNet
+SIZES = {2: (128, 176, 224), 4: (128,)}  # channels of the UNet, by ranks
 STAGES = (1, 2, 3)
 REQUIRED = 0.10
 # Memory that a tensor no longer needs goes back to the system at once, as in a GPU's count of what is allocated.
@@ -38,7 +38,7 @@ WHOLE_ARGUMENT = {"allreduce_": 0, "_allgather_base_": 0, "allgather_": 0, "_red
 NAMES = {"allreduce_": "all_reduce", "_reduce_scatter_base_": "reduce_scatter", "broadcast_": "all_gather"}
 
 
-def settings(channels: int, stage: int) -> list[str]:
+def settings(channels: int, stage: int, world: int) -> list[str]:
     """The demo's model, wider, with the engine's settings of the paper's models but in fp32."""
     return [
         "experiment=demo",
@@ -51,7 +51,7 @@ def settings(channels: int, stage: int) -> list[str]:
         "engine.overlap_communication=true",
         "engine.contiguous_gradients=true",
         f"batch.micro_size={MICRO_BATCH}",
-        f"batch.global_size={WORLD * MICRO_BATCH}",
+        f"batch.global_size={world * MICRO_BATCH}",
     ]
 
 
@@ -125,7 +125,7 @@ def measure(ranks: Distributed, overrides: list[str]) -> dict[str, Any]:
     return {"peak": max(int(p) for p in peaks), "exchanged": dict(exchanged)}
 
 
-def predict(config: DictConfig, stage: int) -> tuple[int, dict[str, float], dict[str, float]]:
+def predict(config: DictConfig, world: int) -> tuple[int, dict[str, float], dict[str, float]]:
     """Parameters, parts of the memory at its peak, and bytes by collective."""
     from hydra.utils import instantiate
 
@@ -136,7 +136,7 @@ def predict(config: DictConfig, stage: int) -> tuple[int, dict[str, float], dict
     counted = count(config)
     trained = Trained.of(list(counted.sizes["model"].values()))
     engine = instantiate(config.engine)
-    found = phases(trained, engine, WORLD, 1, counted.training(MICRO_BATCH), backend="gloo")
+    found = phases(trained, engine, world, 1, counted.training(MICRO_BATCH), backend="gloo")
     exchanged: Counter[str] = Counter()
     for exchange in traffic(trained, engine, 1):
         exchanged[exchange.collective] += exchange.size
@@ -147,23 +147,23 @@ def main() -> None:
     """Prints a line for each size and stage; status 1 when memory or traffic are off by more than REQUIRED."""
     os.environ |= ALLOCATOR
     worst = 0.0
-    for channels in SIZES:
-        for stage in STAGES:
-            group = RankGroup(WORLD)
+    for world, sizes in SIZES.items():
+        for channels, stage in itertools.product(sizes, STAGES):
+            group = RankGroup(world)
             try:
-                group.run(measure, settings(32, stage))
-                measured = group.run(measure, settings(channels, stage))
+                group.run(measure, settings(32, stage, world))
+                measured = group.run(measure, settings(channels, stage, world))
             finally:
                 group.kill()
-            elements, parts, exchanged = predict(composed(settings(channels, stage)), stage)
+            elements, parts, exchanged = predict(composed(settings(channels, stage, world)), world)
             total = sum(parts.values())
             off = total / measured["peak"] - 1
             apart = abs(sum(exchanged.values()) / sum(measured["exchanged"].values()) - 1)
             worst = max(worst, abs(off), apart)
             told = ", ".join(f"{name} {value / 2**20:.0f}" for name, value in parts.items() if value)
             print(
-                f"{elements / 1e6:5.1f}M parameters, ZeRO {stage}: predicted {total / 2**20:6.0f} MiB, measured "
-                f"{measured['peak'] / 2**20:6.0f} MiB, {off:+.1%} ({told})\n"
+                f"{elements / 1e6:5.1f}M parameters, {world} ranks, ZeRO {stage}: predicted {total / 2**20:6.0f} MiB, "
+                f"measured {measured['peak'] / 2**20:6.0f} MiB, {off:+.1%} ({told})\n"
                 f"    exchanged in a step, MB: predicted {in_megabytes(exchanged)}; counted "
                 f"{in_megabytes(measured['exchanged'])}",
                 flush=True,

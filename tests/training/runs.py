@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,15 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
         return compose("train", overrides=list(overrides))
 
 
-def train(ranks: Distributed, overrides: list[str], folder: Path, until: int) -> tuple[Any, list[dict[str, float]]]:
-    """Trains from the newest checkpoint in `folder` to step `until`; returns the task and metrics.jsonl's rows."""
+def train(
+    ranks: Distributed,
+    overrides: list[str],
+    folder: Path,
+    until: int,
+    goes_on_from: Callable[[int], None] = lambda step: None,
+) -> tuple[Any, list[dict[str, float]]]:
+    """Trains from the newest checkpoint in `folder`, whose step `goes_on_from` is told, to step `until`; returns the
+    task and metrics.jsonl's rows."""
     config = composed(["checkpoint.keep=5", *overrides, "tracker.mode=disabled"])
     config.run.folder, config.steps = str(folder), until
     if ranks.is_main:
@@ -53,6 +61,7 @@ def train(ranks: Distributed, overrides: list[str], folder: Path, until: int) ->
     task = build_task(config, ranks)
     checkpoints = build_checkpoints(config, ranks)
     state = restore_or_begin(config, task, loader, checkpoints, ranks)
+    goes_on_from(state.step)
     instruments = build_instruments(config, task.engines, ranks, 0, state.step, loader.whereabouts)
     with contextlib.closing(loader.batches(state.batch)) as batches:
         fit(

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from tests.training.test_checkpoint_files import write
 from training.checkpoint_files import MANIFEST
-from training.doctor import run
+from training.doctor import in_short, run
 from training.errors import ConfigurationError
 
 
@@ -61,3 +61,10 @@ def test_nothing_to_examine_is_a_mistake(tmp_path: Path) -> None:
     for settings in ({"run": tmp_path}, {"checkpoint": tmp_path / "no"}, {}):
         with pytest.raises(ConfigurationError):
             run(OmegaConf.create({"run": None, "checkpoint": None} | {k: str(v) for k, v in settings.items()}))
+
+
+def test_what_a_run_judges_spikes_by_is_told_in_short() -> None:
+    made = [{"loss": 0.1 * number, "gradient norm": 1.0} for number in range(100)]
+    told = in_short({"left_out": 2, "in_a_row": 0, "made": made})
+    assert told == "left_out 2, in_a_row 0, made 100 entries, the last (loss 9.9, gradient norm 1)"
+    assert [in_short(value) for value in ({}, [1, 2], 0.1234567891234, "x")] == ["none", "[1; 2]", "0.123456789", "x"]

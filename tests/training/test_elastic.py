@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tests.training.conftest import OnRanks
+from tests.training.ranks import RankGroup
 from training.checkpoint import Checkpoints
 from training.checkpoint_files import CheckpointError
 from training.distributed import Distributed
@@ -20,7 +21,8 @@ from training.optimizers.adamw_8bit import AdamW8bit
 from training.optimizers.lion import Lion
 
 STAGES = (0, 1, 2, 3)
-BATCH = 8
+BATCH = 24
+"""Which 1, 2, 3, 4 and 8 ranks divide."""
 
 
 def build(
@@ -81,27 +83,57 @@ def load_at_every_stage(ranks: Distributed, folder: Path) -> dict[str, torch.Ten
     return found
 
 
-def save_then_load(ranks: Distributed, folder: Path) -> dict[str, torch.Tensor]:
-    """Both in one process group."""
-    return {
-        f"straight {key}": value for key, value in save_at_every_stage(ranks, folder).items()
-    } | load_at_every_stage(ranks, folder)
-
-
-def test_any_stage_and_number_of_ranks_continues_from_any_other(tmp_path: Path, on_ranks: OnRanks) -> None:
-    checkpoints = tmp_path / "checkpoints"
-    straight = on_ranks(1, save_at_every_stage, checkpoints)
-    found = on_ranks(2, save_then_load, checkpoints)
-    found |= on_ranks(1, load_at_every_stage, checkpoints)
+@pytest.mark.parametrize("worlds", [(1, 2), pytest.param((1, 2, 4), marks=pytest.mark.slow)])
+def test_any_stage_and_number_of_ranks_continues_from_any_other(
+    worlds: tuple[int, ...], tmp_path: Path, on_ranks: OnRanks
+) -> None:
+    straight, *_ = [on_ranks(world, save_at_every_stage, tmp_path) for world in worlds]
     cases = 0
-    for key, value in found.items():
-        if key.startswith("straight"):
-            continue
-        stage, name = key.split("stage ")[1][0], key.split(": ")[1]
-        wanted = straight[f"stage {stage} {name}"]
-        torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
-        cases += name == "losses"
-    assert cases == (2 * 4) * (2 * 4), "saved and loaded at 1 and 2 ranks and 4 stages each"
+    for world in worlds:
+        for key, value in on_ranks(world, load_at_every_stage, tmp_path).items():
+            stage, name = key.split("stage ")[1][0], key.split(": ")[1]
+            wanted = straight[f"stage {stage} {name}"]
+            torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
+            cases += name == "losses"
+    assert cases == (len(worlds) * len(STAGES)) ** 2
+
+
+SAVED_ON, LOADED_ON = 4, (1, 2, 3, 8)
+FURTHER = 20
+
+
+def saved(ranks: Distributed, folder: Path) -> torch.Tensor:
+    """Losses after a checkpoint of ZeRO 2. [FURTHER]."""
+    engine = build(2, ranks.world)
+    train(engine, ranks, 0, 4)
+    checkpoints = Checkpoints(folder, ranks)
+    checkpoints.save({"model": engine}, 4, 4 * BATCH, {})
+    checkpoints.finish()
+    return torch.tensor(train(engine, ranks, 4, 4 + FURTHER))
+
+
+def loaded(ranks: Distributed, folder: Path) -> torch.Tensor:
+    """Losses after it at ZeRO 1, 2 and 3. [3, FURTHER]."""
+    found = []
+    for stage in (1, 2, 3):
+        engine = build(stage, ranks.world, seed=1)
+        assert Checkpoints(folder, ranks).restore_newest({"model": engine}) is not None
+        found.append(train(engine, ranks, 4, 4 + FURTHER))
+    return torch.tensor(found)
+
+
+@pytest.mark.slow
+def test_what_four_ranks_saved_goes_on_with_fewer_odd_numbers_and_more(tmp_path: Path) -> None:
+    found = {}
+    for world in (SAVED_ON, *LOADED_ON):
+        group = RankGroup(world)
+        try:
+            found[world] = group.run(saved if world == SAVED_ON else loaded, tmp_path)
+        finally:
+            group.kill()
+    for world in LOADED_ON:
+        far = (found[world] / found[SAVED_ON] - 1).abs().max().item()
+        assert far < 1e-4, f"{world} ranks: losses differ by {far:.1e} relative"
 
 
 def half_precision(ranks: Distributed, folder: Path) -> dict[str, torch.Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.resident import resident
 from tests.training.conftest import OnRanks
+from tests.training.ranks import RankGroup
 from training.checkpoint import Checkpoints
 from training.distributed import Distributed
 from training.ema import DecayRule, Fixed, PowerFunction, WarmedUp
@@ -119,3 +123,39 @@ def added_later(ranks: Distributed, folder: Path) -> dict[str, torch.Tensor]:
 
 def test_an_average_added_later_begins_as_the_one_there(tmp_path: Path, on_ranks: OnRanks) -> None:
     assert [far.item() for far in on_ranks(1, added_later, tmp_path).values()] == [0.0] * len(RULES)
+
+
+SIDE, LAYERS, MORE = 1024, 4, 8
+MMAP_THRESHOLD = -3
+"""Of malloc.h, where memory of its own begins for each tensor."""
+
+
+def resident_bytes(ranks: Distributed) -> dict[str, torch.Tensor]:
+    """By ZeRO stage, the memory that each further average takes on this rank, for a parameter, as the kernel counts."""
+    found = {}
+    ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 1 << 16)  # what is freed goes back to the kernel, or it'd be taken again
+    for stage in STAGES:
+        taken = []
+        for averages in (1, 1, 1 + MORE):  # the first brings in what every engine needs
+            gc.collect()
+            before = resident("VmRSS")
+            module = nn.Sequential(*(nn.Linear(SIDE, SIDE, bias=False) for _ in range(LAYERS)))
+            rules = {"ema": WarmedUp()} | {f"other {number}": Fixed(0.9) for number in range(averages - 1)}
+            optimizer = AdamW(module.parameters(), 1e-2, averages=rules)
+            engine = Engine(module, EngineSettings(zero_stage=stage), optimizer, 4, 1, ranks.world)
+            taken.append(resident("VmRSS") - before)
+            del module, optimizer, engine
+        found[str(stage)] = torch.tensor((taken[2] - taken[1]) / MORE / (SIDE * SIDE * LAYERS))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2])
+def test_an_average_takes_four_bytes_a_parameter_over_the_ranks(world: int) -> None:
+    group = RankGroup(world)
+    try:
+        found = group.run(resident_bytes)
+    finally:
+        group.kill()
+    for stage, taken in found.items():
+        assert taken == pytest.approx(4 / (1 if stage == "0" else world), rel=0.05), f"ZeRO {stage}"

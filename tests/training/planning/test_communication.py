@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,9 +100,10 @@ def counted(ranks: Distributed, overrides: list[str]) -> dict[str, dict[str, flo
 
 
 @pytest.mark.slow
-def test_two_ranks_exchange_what_the_model_says(tiny_diffusion: list[str], tmp_path: Path, on_ranks: OnRanks) -> None:
-    overrides = [*tiny_diffusion, "batch.micro_size=2", "batch.global_size=8", "model.unet.channels=64"]
-    found: dict[str, Any] = on_ranks(2, counted, overrides)
+@pytest.mark.parametrize("world", [2, 4])
+def test_real_ranks_exchange_what_the_model_says(world: int, tiny_diffusion: list[str], on_ranks: OnRanks) -> None:
+    overrides = [*tiny_diffusion, "batch.micro_size=2", f"batch.global_size={4 * world}", "model.unet.channels=64"]
+    found: dict[str, Any] = on_ranks(world, counted, overrides)
     for stage in STAGES:
         told, real = found[f"told {stage}"], found[f"counted {stage}"]
         for collective in {*told, *real}:
