@@ -109,6 +109,9 @@ def check_settings(config: DictConfig, world: int) -> None:
     if side is not None and (not isinstance(side, int) or isinstance(side, bool) or side < size):
         remedy = f"it must be a whole number of at least data.image_size={size}, or null"
         raise ConfigurationError("data.scaled_side", side, remedy)
+    gap = config.data.reducing_gap
+    if gap is not None and (not _is_number(gap) or gap < 1):
+        raise ConfigurationError("data.reducing_gap", gap, "it must be a number of at least 1, or null")
     check_loss_spike(config)
     check_keep_best(config)
     check_offload(config)

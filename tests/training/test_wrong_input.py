@@ -90,6 +90,7 @@ ALONE = {
     ),
     "a share above one": Wrong(("data.max_bad_share=2",), "data.max_bad_share=2", "from 0 to 1"),
     "scaled side": Wrong(("data.scaled_side=16",), "data.scaled_side=16", "at least data.image_size=32"),
+    "too little of a picture": Wrong(("data.reducing_gap=0.5",), "data.reducing_gap=0.5", "at least 1, or null"),
     "momenta": Wrong(("optimizer.betas=[0.9,1.5]",), "optimizer.betas=[0.9, 1.5]", "[0.9,0.999]"),
     "unknown optimizer": Wrong(("optimizer=adam",), "optimizer=adam", "choose one of adamw, adamw_8bit, lion"),
     "an optimizer of torch's": Wrong(("optimizer._target_=torch.optim.SGD",), "optimizer=torch.optim.SGD: ", "betas"),
