@@ -112,7 +112,9 @@ class Loader:
             if latents
             else ImageReader(image_size, side, flip, smallest_side, max_pixels, reducing_gap)
         )
-        self._samples = Samples(self.numbered, MemberReader(storage, replace_bad_shards), pictures, seed, inputs)
+        members = MemberReader(storage, replace_bad_shards)
+        stride = micro_batch * world * max(workers, 1)  # workers take turns
+        self._samples = Samples(self.numbered, members, pictures, seed, inputs, stride)
 
     @property
     def accumulation(self) -> int:
@@ -152,10 +154,7 @@ class Loader:
     def step(self, number: int) -> Batch:
         """The whole global batch of optimizer step `number`, the same on every rank."""
         first = number * self.global_batch
-        batch = self._samples.__getitems__(range(first, first + self.global_batch))
-        if isinstance(batch, Exception):
-            raise batch
-        return batch
+        return self._samples.batch(range(first, first + self.global_batch))
 
     def batches(self, start_step: int = 0) -> Generator[Batch, None, None]:
         """Endless micro-batches, `accumulation` of them for each optimizer step.

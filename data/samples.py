@@ -18,6 +18,7 @@ from data.members import MemberReader
 from data.offsets import Entry
 from data.order import keyed_raw
 from data.pictures import PictureReader, Seen
+from data.read_ahead import ReadAhead
 from data.transforms import BadSample, choose_caption, details_of
 from data.view import Shape
 
@@ -26,13 +27,15 @@ _REPLACEMENTS = 20
 
 Read = tuple[Seen, str, dict[str, Tensor]]
 """What is seen of the picture, caption, and the inputs by name."""
+Located = tuple[int, str, Entry]
+"""A sample's source, shard URL and entry."""
 
 
 class Numbered(Protocol):
     """Which sample stands at a global sample number: a `data.mixture.Mixture`, or a `data.bucketing.Bucketed`."""
 
-    def sample(self, number: int) -> tuple[int, str, Entry]:
-        """Its source, shard URL and entry."""
+    def sample(self, number: int) -> Located:
+        """Where it is."""
         ...
 
     def pool(self, number: int) -> Index | Part:
@@ -47,31 +50,59 @@ class Numbered(Protocol):
 class Samples(Dataset[Batch]):
     """A torch data set whose items are micro-batches: of a list of global sample numbers it makes a Batch.
 
+    While it makes one, the bytes of the next one that its process is asked for are read, whose numbers are larger by
+    `stride`.
+
     An error that must end the run is returned, because torch would wrap a raised one in a worker's traceback.
     """
 
     def __init__(
-        self, numbered: Numbered, members: MemberReader, pictures: PictureReader, seed: int, inputs: Mapping[str, Input]
+        self,
+        numbered: Numbered,
+        members: MemberReader,
+        pictures: PictureReader,
+        seed: int,
+        inputs: Mapping[str, Input],
+        stride: int,
     ) -> None:
         self.numbered = numbered
         self.members = members
         self.pictures = pictures
         self.seed = seed
         self.inputs = inputs
+        self.stride = stride
+        self._ahead = ReadAhead()
 
     def __getitem__(self, number: int) -> Batch:
-        return self._batch([number])
+        return self.batch([number])
 
     def __getitems__(self, numbers: Sequence[int]) -> Batch | Exception:
         try:
-            return self._batch(numbers)
+            if not self._ahead.begun:
+                self.members.storage.traffic.take()  # of others who read through this storage before
+            self._ahead.wait()
+            located = self._located(numbers)
+            self._prefetch(located)
+            following = self._located([number + self.stride for number in numbers])
+            self._ahead.start(lambda: self._prefetch(following))
+            return self._batch(numbers, located)
         except DataError as error:
             return error
 
-    def _batch(self, numbers: Sequence[int]) -> Batch:
-        self.members.storage.traffic.take()  # of others who read through this storage before
-        located = [self.numbered.sample(number) for number in numbers]
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """The same, with nothing read ahead. Raises DataError."""
+        self.members.storage.traffic.take()
+        located = self._located(numbers)
+        self._prefetch(located)
+        return self._batch(numbers, located)
+
+    def _located(self, numbers: Sequence[int]) -> list[Located]:
+        return [self.numbered.sample(number) for number in numbers]
+
+    def _prefetch(self, located: Sequence[Located]) -> None:
         self.members.prefetch((url, entry) for _, url, entry in located)
+
+    def _batch(self, numbers: Sequence[int], located: Sequence[Located]) -> Batch:
         faults: list[Fault] = []
         samples = [
             self._sample(number, url, entry, faults) for number, (_, url, entry) in zip(numbers, located, strict=True)

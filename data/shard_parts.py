@@ -28,8 +28,9 @@ class Part:
     """Some neighbouring samples of one shard.
 
     shard: its number in the index. first: position of the first sample within it. keys: of the samples. members: all
-    but pictures, by extension. views: of the pictures, what the images are; None for a bad sample. images: uint8 [B, 3, S, S], black for a bad
-    sample. faults: what is wrong with bad samples, by their position in this part; their number is that in the index.
+    but pictures, by extension. views: of the pictures, None for a bad sample. images: those views, uint8 [B, 3, S, S],
+    black for a bad sample. faults: what is wrong with bad samples, by their position in this part; their number is that
+    in the index.
     """
 
     shard: int

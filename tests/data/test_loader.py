@@ -173,7 +173,7 @@ def write_shard(folder: Path, name: str, samples: list[dict[str, bytes]]) -> Non
 def test_a_bad_sample_is_replaced_and_reported(
     tmp_path: Path, reason: str, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bad = BAD.get(reason) or {"gif": _animation(), "txt": b"picture 1"}
+    bad = BAD.get(reason) or {"jpg": _animation(), "txt": b"picture 1"}
     write_shard(tmp_path / "x", "0.tar", [GOOD, GOOD, bad, GOOD])
     options: dict[str, Any] = {
         "max_pixels": 5000,
