@@ -90,8 +90,8 @@ def _scaled(pixels: NDArray[np.uint8], view: View, shape: Shape, reduction: int)
     if not all(edge.is_integer() for edge in edges):  # of a small picture
         return view.cut_to(pixels, shape, Image.Resampling.LANCZOS)
     left, top, right, bottom = map(int, edges)
-    part = pixels[top:bottom, left:right].transpose(2, 0, 1)
+    part = torch.from_numpy(np.ascontiguousarray(pixels[top:bottom, left:right])).permute(2, 0, 1)
     if part.shape[1:] != shape:
-        part = F.interpolate(torch.from_numpy(part)[None], shape, mode="lanczos", antialias=True)[0].numpy()
-    # a batch wants one channel after the other, as torch has them now: another copy would take longer than the filter
-    return (np.ascontiguousarray(part[:, :, ::-1]) if view.mirrored else part).transpose(1, 2, 0)
+        part = F.interpolate(part[None], shape, mode="lanczos", antialias=True)[0]
+    # in memory one channel comes after the other now, as a batch has them
+    return (part.flip(-1) if view.mirrored else part).permute(1, 2, 0).numpy()

@@ -88,7 +88,7 @@ def timings(folder: Path, url: str, seconds: float, mosaicml_python: str | None)
         "PIL alone": partial(others.decoding, folder, others.by_pil, seconds),
         "torchvision alone": partial(others.decoding, folder, others.by_torchvision, seconds),
     }
-    if folder.name != f"{SIDE}x{SIDE}":
+    if folder.name != "224x224":  # which is smaller than the images
         found["PIL alone, at reduced size"] = partial(others.decoding, folder, others.by_pil_reduced, seconds)
     for workers in (0, 1, 2):
         found[f"ours, {workers} workers"] = partial(timed_ours, folder, workers, seconds)

@@ -29,7 +29,7 @@ def of_webdataset(folder: Path, workers: int, make: Callable[[], transforms.Comp
 
     shards = sorted(str(path) for path in folder.glob("*.tar"))
     dataset = (
-        wds.WebDataset(shards, resampled=True, nodesplitter=None)
+        wds.WebDataset(shards, resampled=True, shardshuffle=False, nodesplitter=None)
         .shuffle(1000)
         .decode("pil")
         .to_tuple("jpg", "txt")
