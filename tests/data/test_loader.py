@@ -384,7 +384,7 @@ def test_a_batch_knows_how_many_were_ready(folder: str) -> None:
 
 
 def test_images_lie_in_memory_in_one_way_whatever_they_were(tmp_path: Path) -> None:
-    """Kernels choose by it: a batch of untouched pictures and one of scaled ones, mirrored too, are trained on alike."""
+    """Kernels choose by it: batches of untouched pictures and of scaled ones, mirrored too, are trained on alike."""
     for side in (8, 11):
         write_shard(tmp_path / str(side), "0.tar", [{"png": make_png(n, side), "txt": b"a"} for n in range(4)])
         for workers in (0, 1):
