@@ -6,8 +6,9 @@
 DIR holds tars with photographs (.jpg) and captions (.txt). They are written anew in each of the sizes, as JPEG, to a
 temporary folder: as tars like img2dataset's, as loose files, and in an S3 store on this machine. All loaders give
 shuffled batches of 32 images, uint8 [3, 256, 256], by the same filter (Lanczos), with captions, by processes of one
-thread: without workers, by one, or by two. Of several rounds, in each of which all have their turn, the medians are
-printed. Two free cores are needed, and the program `weed` for the store.
+thread: without workers, in seconds of one core's time; by one worker, or by two, in seconds by the clock, for which two
+free cores are needed. Of several rounds, in each of which all have their turn, the medians are printed. The program
+`weed` serves the store.
 
 MosaicML streaming doesn't go with the project's packages; make it an environment of its own:
     python -m venv mosaicml && mosaicml/bin/pip install mosaicml-streaming torch==2.14.1 torchvision==0.29.1
@@ -129,12 +130,12 @@ def ours(url: str, workers: int) -> Generator[Batch, None, None]:
 def timed_ours(folder: Path, workers: int, seconds: float) -> float:
     """Images a second."""
     with closing(ours(str(folder), workers)) as batches:
-        return rate(batches, seconds)
+        return rate(batches, seconds, workers)
 
 
 def timed(make: Callable[[Path, int], Iterator[object]], folder: Path, workers: int, seconds: float) -> float:
     """The same of another's batches."""
-    return rate(make(folder, workers), seconds)
+    return rate(make(folder, workers), seconds, workers)
 
 
 def timed_epoch(url: str, images: int) -> float:

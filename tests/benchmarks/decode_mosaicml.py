@@ -64,7 +64,7 @@ def main() -> None:
     clean_stale_shared_memory()
     if not folder.exists():
         write(tars, folder)
-    print(rate(endless(folder, workers), seconds))
+    print(rate(endless(folder, workers), seconds, workers))
 
 
 if __name__ == "__main__":
