@@ -386,7 +386,7 @@ def test_a_batch_knows_how_many_were_ready(folder: str) -> None:
 def test_images_lie_in_memory_in_one_way_whatever_they_were(tmp_path: Path) -> None:
     """Kernels choose by it: batches of untouched pictures and of scaled ones, mirrored too, are trained on alike."""
     for side in (8, 11):
-        write_shard(tmp_path / str(side), "0.tar", [{"png": make_png(n, side), "txt": b"a"} for n in range(4)])
+        write_shard(tmp_path / str(side), "0.tar", [{"png": make_png(n, side), "txt": b"picture 1"} for n in range(4)])
         for workers in (0, 1):
             loader = make_loader(str(tmp_path / str(side)), workers=workers, reducing_gap=1.5)
             assert all(batch.images.is_contiguous() for batch in take(loader, 2))
