@@ -130,7 +130,7 @@ def _orientation(image: Image.Image) -> int:
     if image.format not in _JPEG and "exif" not in image.info:
         return _UPRIGHT
     found = image.getexif().get(ExifTags.Base.Orientation)
-    return found if found in _TURNED else _UPRIGHT
+    return found if isinstance(found, int) and found in _TURNED else _UPRIGHT
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
