@@ -48,7 +48,7 @@ def contact_sheet(manifest: Mapping[str, Any], samples: Sequence[tuple[str, Samp
 
 
 def _card(split: str, sample: Sample) -> dict[str, object]:
-    picture = decode_image(sample.image)
+    picture = decode_image(sample.image, extension=sample.extension)
     captions = sample.metadata.get("captions")
     others = captions[1:] if isinstance(captions, list) else []
     hidden = ("captions", "objects")

@@ -3,8 +3,9 @@
 A folder of them mirrors an index of images: its shard number k holds the samples of that index's shard number k, in
 their order, bad ones too, so that the order of training (`data.order`) is the same. Of a sample all members are there
 but pictures; KEY.safetensors stands for those, with the tensors "moments", half precision [K, h, w], "mirrored", the
-same of the mirrored picture where the folder's key says so, and "size", the picture's height and width. A sample that
-can't be used has one member, KEY.bad, the reason. `latents.json` is the folder's key: see LatentsKey.
+same of the mirrored picture where the folder's key says so, "size", the picture's height and width, and "box", which
+part of it that is. A sample that can't be used has one member, KEY.bad, the reason. `latents.json` is the folder's key:
+see LatentsKey.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from data.errors import DataError
 from data.pictures import Seen
 from data.stream import Storage, join
 from data.transforms import REASONS, BadSample
-from data.view import Shape, chosen
+from data.view import Shape, View, chosen
 
 KEY_NAME = "latents.json"
 MOMENTS = "safetensors"
 BAD = "bad"
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
-_VERSION = 1
+_VERSION = 2
 _NO_IMAGE = np.empty((0, 0, 3), np.uint8)
 
 
@@ -41,13 +42,14 @@ class LatentsKey:
 
     first_stage: SHA-256 of its weights. scale: of the latents that a model trains on, null: estimated; the moments
     themselves are unscaled. image_size: side in pixels of the squares, the middle of pictures whose shorter side was
-    scaled to it. mirrored: those of mirrored pictures are there too. precision: one of PRECISIONS. where: conditions
-    that the samples fulfil. samples: fingerprint of the index of images.
+    scaled to it. reducing_gap: see data.pictures.ImageReader. mirrored: those of mirrored pictures are there too.
+    precision: one of PRECISIONS. where: conditions that the samples fulfil. samples: fingerprint of the images' index.
     """
 
     first_stage: str
     scale: float | None
     image_size: int
+    reducing_gap: float | None
     mirrored: bool
     precision: str
     where: Mapping[str, Any]
@@ -82,9 +84,10 @@ class LatentsKey:
             raise DataError(f"{url} is no key of latents: {error!r}. Write the latents to another folder") from error
 
 
-def member_of(moments: Tensor, mirrored: Tensor | None, size: tuple[int, int]) -> bytes:
-    """The bytes that stand for a picture. moments, mirrored: half precision [K, h, w]. size: height and width."""
-    tensors = {"moments": moments.contiguous(), "size": torch.tensor(size)}
+def member_of(moments: Tensor, mirrored: Tensor | None, view: View) -> bytes:
+    """The bytes that stand for a picture. moments, mirrored: half precision [K, h, w]. view: what they are of."""
+    size, box = torch.tensor((view.height, view.width)), torch.tensor(view.box, dtype=torch.float64)
+    tensors = {"moments": moments.contiguous(), "size": size, "box": box}
     if mirrored is not None:
         tensors["mirrored"] = mirrored.contiguous()
     return safetensors.torch.save(tensors)
@@ -109,8 +112,9 @@ class MomentsReader:
             raise BadSample("no_image", f"has {', '.join(sorted(members)) or 'nothing'}, and no moments")
         try:
             tensors = safetensors.torch.load(members[MOMENTS])
-            height, width = tensors["size"].tolist()
-            view = chosen(height, width, self.image_size, self.image_size, self.flip, generator, shape)
+            (height, width), (left, top, right, bottom) = tensors["size"].tolist(), tensors["box"].tolist()
+            drawn = chosen(height, width, self.image_size, self.image_size, self.flip, generator, shape)
+            view = View(height, width, (left, top, right, bottom), drawn.mirrored)
             return Seen(view, _NO_IMAGE, tensors["mirrored" if view.mirrored else "moments"])
         except (SafetensorError, KeyError, ValueError) as error:
             raise BadSample("undecodable", f"{type(error).__name__}: {error}") from error

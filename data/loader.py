@@ -38,6 +38,7 @@ class Loader:
     pictures (in pixels) are bad samples.
     max_bad_share: of the samples seen by this loader; above it loading ends in a DataError.
     group_shards, jitter_samples: see `data.order.Order`. max_pixels: larger pictures are bad samples.
+    reducing_gap: see `data.pictures.ImageReader`.
     replace_bad_shards: samples of shards that are gone or changed since they were indexed are bad samples; False: they
     end loading in a DataError.
     quarantine: a file to which every bad sample is added, one JSON object a line.
@@ -67,6 +68,7 @@ class Loader:
         group_shards: int = 64,
         jitter_samples: int = 4096,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        reducing_gap: float | None = None,
         replace_bad_shards: bool = True,
         quarantine: Path | None = None,
         pin_memory: bool = False,
@@ -108,9 +110,11 @@ class Loader:
         pictures: PictureReader = (
             MomentsReader(image_size, flip)
             if latents
-            else ImageReader(image_size, side, flip, smallest_side, max_pixels)
+            else ImageReader(image_size, side, flip, smallest_side, max_pixels, reducing_gap)
         )
-        self._samples = Samples(self.numbered, MemberReader(storage, replace_bad_shards), pictures, seed, inputs)
+        members = MemberReader(storage, replace_bad_shards)
+        stride = micro_batch * world * max(workers, 1)  # workers take turns
+        self._samples = Samples(self.numbered, members, pictures, seed, inputs, stride)
 
     @property
     def accumulation(self) -> int:
@@ -150,10 +154,7 @@ class Loader:
     def step(self, number: int) -> Batch:
         """The whole global batch of optimizer step `number`, the same on every rank."""
         first = number * self.global_batch
-        batch = self._samples.__getitems__(range(first, first + self.global_batch))
-        if isinstance(batch, Exception):
-            raise batch
-        return batch
+        return self._samples.batch(range(first, first + self.global_batch))
 
     def batches(self, start_step: int = 0) -> Generator[Batch, None, None]:
         """Endless micro-batches, `accumulation` of them for each optimizer step.

@@ -1,13 +1,14 @@
 """From global sample numbers to a batch: order, bytes and transforms put together."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from data.batch import Batch, Fault
 from data.errors import DataError
@@ -17,6 +18,7 @@ from data.members import MemberReader
 from data.offsets import Entry
 from data.order import keyed_raw
 from data.pictures import PictureReader, Seen
+from data.read_ahead import ReadAhead
 from data.transforms import BadSample, choose_caption, details_of
 from data.view import Shape
 
@@ -25,13 +27,15 @@ _REPLACEMENTS = 20
 
 Read = tuple[Seen, str, dict[str, Tensor]]
 """What is seen of the picture, caption, and the inputs by name."""
+Located = tuple[int, str, Entry]
+"""A sample's source, shard URL and entry."""
 
 
 class Numbered(Protocol):
     """Which sample stands at a global sample number: a `data.mixture.Mixture`, or a `data.bucketing.Bucketed`."""
 
-    def sample(self, number: int) -> tuple[int, str, Entry]:
-        """Its source, shard URL and entry."""
+    def sample(self, number: int) -> Located:
+        """Where it is."""
         ...
 
     def pool(self, number: int) -> Index | Part:
@@ -46,39 +50,71 @@ class Numbered(Protocol):
 class Samples(Dataset[Batch]):
     """A torch data set whose items are micro-batches: of a list of global sample numbers it makes a Batch.
 
+    While it makes one, the bytes of the next one that its process is asked for are read, whose numbers are larger by
+    `stride`.
+
     An error that must end the run is returned, because torch would wrap a raised one in a worker's traceback.
     """
 
     def __init__(
-        self, numbered: Numbered, members: MemberReader, pictures: PictureReader, seed: int, inputs: Mapping[str, Input]
+        self,
+        numbered: Numbered,
+        members: MemberReader,
+        pictures: PictureReader,
+        seed: int,
+        inputs: Mapping[str, Input],
+        stride: int,
     ) -> None:
         self.numbered = numbered
         self.members = members
         self.pictures = pictures
         self.seed = seed
         self.inputs = inputs
+        self.stride = stride
+        self._ahead = ReadAhead()
+        self._following: tuple[list[int], list[Located]] = [], []
 
     def __getitem__(self, number: int) -> Batch:
-        return self._batch([number])
+        return self.batch([number])
 
     def __getitems__(self, numbers: Sequence[int]) -> Batch | Exception:
         try:
-            return self._batch(numbers)
+            if not self._ahead.begun:
+                self.members.storage.traffic.take()  # of others who read through this storage before
+            self._ahead.wait()
+            known, following = self._following
+            located = following if known == list(numbers) else self._located(numbers)
+            self._prefetch(located)
+            numbers_ahead = [number + self.stride for number in numbers]
+            ahead = self._located(numbers_ahead)
+            self._following = numbers_ahead, ahead
+            self._ahead.start(lambda: self._prefetch(ahead))
+            return self._batch(numbers, located)
         except DataError as error:
             return error
 
-    def _batch(self, numbers: Sequence[int]) -> Batch:
-        self.members.storage.traffic.take()  # of others who read through this storage before
-        located = [self.numbered.sample(number) for number in numbers]
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """The same, with nothing read ahead. Raises DataError."""
+        self.members.storage.traffic.take()
+        located = self._located(numbers)
+        self._prefetch(located)
+        return self._batch(numbers, located)
+
+    def _located(self, numbers: Sequence[int]) -> list[Located]:
+        return [self.numbered.sample(number) for number in numbers]
+
+    def _prefetch(self, located: Sequence[Located]) -> None:
         self.members.prefetch((url, entry) for _, url, entry in located)
+
+    def _batch(self, numbers: Sequence[int], located: Sequence[Located]) -> Batch:
         faults: list[Fault] = []
         samples = [
             self._sample(number, url, entry, faults) for number, (_, url, entry) in zip(numbers, located, strict=True)
         ]
-        images = np.stack([seen.image for seen, _, _ in samples])  # [B, H, W, 3]
         moments = [seen.moments for seen, _, _ in samples if seen.moments is not None]
+        images = [torch.from_numpy(seen.image).permute(2, 0, 1).contiguous() for seen, _, _ in samples]
         return Batch(
-            images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+            images=default_collate(images),  # in a worker, into memory that is shared already
             moments=torch.stack(moments) if moments else None,
             inputs={name: torch.stack([read[name] for _, _, read in samples]) for name in self.inputs},
             captions=[caption for _, caption, _ in samples],
@@ -90,19 +126,21 @@ class Samples(Dataset[Batch]):
 
     def _sample(self, number: int, url: str, entry: Entry, faults: list[Fault]) -> Read:
         """What is read of a sample; a bad sample's spare is of the same pool, by (seed, number) alone."""
-        pool = self.numbered.pool(number)
-        spares = keyed_raw((self.seed, number), (0, _REPLACEMENT), _REPLACEMENTS)
-        for spare in [*spares, None]:
+        for place in itertools.chain([(url, entry)], self._spares(number)):
             try:
-                return self._read(url, entry, number)
+                return self._read(*place, number)
             except BadSample as error:
-                faults.append(Fault(error.reason, url, entry.key, number))
-            if spare is not None:
-                url, entry = pool.sample(int(spare) % len(pool))
+                faults.append(Fault(error.reason, place[0], place[1].key, number))
         raise DataError(
             f"sample number {number} and {_REPLACEMENTS} others in its place are bad, the last: "
             f"{faults[-1]}. Check that these are the right shards"
         )
+
+    def _spares(self, number: int) -> Iterator[tuple[str, Entry]]:
+        """Those that stand in for a bad sample, one after the other."""
+        pool = self.numbered.pool(number)
+        for spare in keyed_raw((self.seed, number), (0, _REPLACEMENT), _REPLACEMENTS):
+            yield pool.sample(int(spare) % len(pool))
 
     def _read(self, url: str, entry: Entry, number: int) -> Read:
         members = self.members.read(url, entry)

@@ -19,6 +19,7 @@ from data.members import MemberReader
 from data.offsets import Entry
 from data.pictures import ImageReader
 from data.transforms import IMAGE_EXTENSIONS, BadSample
+from data.view import View
 from data.workers import loaded
 
 
@@ -27,15 +28,16 @@ class Part:
     """Some neighbouring samples of one shard.
 
     shard: its number in the index. first: position of the first sample within it. keys: of the samples. members: all
-    but pictures, by extension. sizes: height and width of the pictures. images: uint8 [B, 3, S, S], black for a bad
-    sample. faults: what is wrong with bad samples, by their position in this part; their number is that in the index.
+    but pictures, by extension. views: of the pictures, None for a bad sample. images: those views, uint8 [B, 3, S, S],
+    black for a bad sample. faults: what is wrong with bad samples, by their position in this part; their number is that
+    in the index.
     """
 
     shard: int
     first: int
     keys: list[str]
     members: list[dict[str, bytes]]
-    sizes: list[tuple[int, int]]
+    views: list[View | None]
     images: Tensor
     faults: dict[int, Fault]
 
@@ -78,29 +80,29 @@ class ShardParts(Dataset[Part]):
         self.members.prefetch(located)
         side = self.pictures.image_size
         images = np.zeros((len(places), side, side, 3), np.uint8)
-        members, sizes, faults = [], [], {}
+        members, views, faults = [], [], {}
         for row, (number, (url, entry)) in enumerate(zip(numbers, located, strict=True)):
             try:
-                images[row], size, others = self._read(url, entry)
+                images[row], view, others = self._read(url, entry)
             except BadSample as error:
                 faults[row] = Fault(error.reason, url, entry.key, number)
-                size, others = (0, 0), {}
-            sizes.append(size)
+                view, others = None, {}
+            views.append(view)
             members.append(others)
         return Part(
             *places[0],
             [entry.key for _, entry in located],
             members,
-            sizes,
+            views,
             torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
             faults,
         )
 
-    def _read(self, url: str, entry: Entry) -> tuple[np.ndarray, tuple[int, int], dict[str, bytes]]:
+    def _read(self, url: str, entry: Entry) -> tuple[np.ndarray, View, dict[str, bytes]]:
         members = self.members.read(url, entry)
         seen = self.pictures.read(members, np.random.default_rng(0))  # of which an unmirrored middle draws nothing
         others = {extension: data for extension, data in members.items() if extension not in IMAGE_EXTENSIONS}
-        return seen.image, (seen.view.height, seen.view.width), others
+        return seen.image, seen.view, others
 
 
 class _Places:

@@ -125,7 +125,7 @@ def _looked_at(sample: Sample, criteria: Criteria) -> NDArray[np.uint8]:
         raise BadSample("no_image", f"{sample.extension} is none of {', '.join(IMAGE_EXTENSIONS)}")
     if len(sample.image) + sum(map(len, sample.members.values())) > LARGEST_SAMPLE_BYTES:
         raise BadSample("too_many_bytes")
-    picture = decode_image(sample.image)
+    picture = decode_image(sample.image, extension=sample.extension)
     if min(picture.shape[:2]) < criteria.smallest_side:
         raise BadSample("too_small", f"{picture.shape[1]} x {picture.shape[0]}")
     if SEGMENTATION in sample.members:

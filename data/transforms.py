@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -29,7 +30,9 @@ Reason = Literal[
 REASONS: tuple[str, ...] = get_args(Reason)
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif")
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # the other decoders of Pillow are not for untrusted files
-_ON_THEIR_SIDE = (5, 6, 7, 8)
+_JPEG = ("JPEG", "MPO")  # the second is of cameras that append other views of the scene
+_UPRIGHT, _TURNED, _ON_THEIR_SIDE = 1, range(2, 9), range(5, 9)
+_REDUCTIONS = (8, 4, 2)  # that Pillow asks of libjpeg
 DEFAULT_MAX_PIXELS = 64_000_000
 LARGEST_TEXT_BYTES = 1 << 20  # .json takes a hundred times as much when it is parsed
 
@@ -42,19 +45,78 @@ class BadSample(Exception):
         self.reason = reason
 
 
-def decode_image(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
+class EncodedImage:
+    """A JPEG, PNG, WebP or GIF of which the header alone was read.
+
+    data: its bytes. max_pixels: more are refused. extension: that it came under. An animation gives its first frame
+    where that is the extension of its own format (.gif, .webp, .png); under another one, or none, it is refused, as
+    somebody wanted a still picture. height, width: in pixels, upright by its EXIF.
+
+    Raises BadSample: "animated", "too_many_pixels", "undecodable".
+    """
+
+    def __init__(self, data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, extension: str = "") -> None:
+        with _faults():
+            self._image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            width, height = self._image.size
+            if width * height > max_pixels:
+                raise BadSample("too_many_pixels", f"{width} x {height} is above {max_pixels}")
+            moves = self._image.format not in _JPEG and getattr(self._image, "is_animated", False)
+            if moves and extension != str(self._image.format).lower():
+                raise BadSample("animated")
+            self._orientation = _orientation(self._image)
+        self.width, self.height = (height, width) if self._orientation in _ON_THEIR_SIDE else (width, height)
+
+    def reduction(self, spare: float) -> int:
+        """The largest one that `decode` can make and that isn't above `spare`: 8, 4, 2 or 1."""
+        return next(n for n in (*_REDUCTIONS, 1) if n <= max(spare, 1) and self._reduces(n))
+
+    def decode(self, reduction: int = 1) -> NDArray[np.uint8]:
+        """The picture as uint8 RGB [H, W, 3], upright, transparency on white; once, as the data are dropped.
+
+        reduction: one that `reduction` gave; each pixel stands for a square of so many, and where a side isn't a
+        multiple of it, the last one reaches beyond the edge. Of a JPEG fewer frequencies are decoded then, of which
+        it consists anyway. Raises BadSample: "truncated", "undecodable".
+        """
+        with _faults(), self._image as image:
+            if reduction > 1:
+                image.draft(None, (image.width // reduction, image.height // reduction))
+            return _rgb(ImageOps.exif_transpose(image) if self._orientation != _UPRIGHT else image)
+
+    def _reduces(self, reduction: int) -> bool:
+        if reduction == 1:
+            return True
+        if self._image.format not in _JPEG or min(self._image.size) < reduction:
+            return False
+        # turned over, a last pixel that reaches beyond the edge would be the first one
+        return self._orientation == _UPRIGHT or not any(side % reduction for side in self._image.size)
+
+
+def decode_image(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, extension: str = "") -> NDArray[np.uint8]:
     """Decode JPEG, PNG, WebP or GIF to uint8 RGB [H, W, 3], upright by its EXIF, transparency on white.
 
-    Raises BadSample: "animated" for more than one frame, "too_many_pixels" above `max_pixels` (read from the
+    extension: see EncodedImage. Raises BadSample: "animated", "too_many_pixels" above `max_pixels` (read from the
     header, before any pixel is decoded), "truncated", "undecodable".
     """
+    return EncodedImage(data, max_pixels, extension).decode()
+
+
+def size_of_image(data: bytes) -> tuple[int, int] | None:
+    """Width and height of an image, upright by its EXIF, of which nothing is decoded; None where these bytes, which
+    may be its first ones alone, don't tell."""
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                raise BadSample("too_many_pixels", f"{image.width} x {image.height} is above {max_pixels}")
-            if getattr(image, "is_animated", False):
-                raise BadSample("animated")
-            return _rgb(image)
+            on_its_side = _orientation(image) in _ON_THEIR_SIDE
+            return (image.height, image.width) if on_its_side else (image.width, image.height)
+    except Exception:  # Pillow's decoders raise a dozen kinds on damaged files
+        return None
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    """What goes wrong within becomes a BadSample."""
+    try:
+        yield
     except BadSample:
         raise
     except Image.DecompressionBombError as error:
@@ -64,20 +126,15 @@ def decode_image(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[n
         raise BadSample(reason, f"{type(error).__name__}: {error}") from error
 
 
-def size_of_image(data: bytes) -> tuple[int, int] | None:
-    """Width and height of an image, upright by its EXIF, of which nothing is decoded; None where these bytes, which
-    may be its first ones alone, don't tell."""
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            on_its_side = image.getexif().get(ExifTags.Base.Orientation) in _ON_THEIR_SIDE
-            return (image.height, image.width) if on_its_side else (image.width, image.height)
-    except Exception:  # Pillow's decoders raise a dozen kinds on damaged files
-        return None
+def _orientation(image: Image.Image) -> int:
+    """By EXIF; of a PNG what stands before its pixels, as nothing is decoded for it."""
+    if image.format not in _JPEG and "exif" not in image.info:
+        return _UPRIGHT
+    found = image.getexif().get(ExifTags.Base.Orientation)
+    return found if isinstance(found, int) and found in _TURNED else _UPRIGHT
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
-    if image.format == "JPEG" or "exif" in image.info:
-        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode == "I":  # Pillow clips these where they should be scaled
         grey = (np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
@@ -85,7 +142,7 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8)
 
 
 def details_of(members: Mapping[str, bytes]) -> dict[str, Any]:
@@ -122,9 +179,9 @@ def choose_caption(members: Mapping[str, bytes], details: Mapping[str, Any], gen
     return chosen.encode(errors="replace").decode()  # JSON can hold halves of characters, which tokenizers refuse
 
 
-def image_bytes(members: Mapping[str, bytes]) -> bytes:
-    """The image among a sample's members. Raises BadSample "no_image"."""
+def image_of(members: Mapping[str, bytes]) -> tuple[str, bytes]:
+    """The extension and the bytes of the image among a sample's members. Raises BadSample "no_image"."""
     for extension in IMAGE_EXTENSIONS:
         if extension in members:
-            return members[extension]
+            return extension, members[extension]
     raise BadSample("no_image", f"has {', '.join(sorted(members)) or 'nothing'}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,17 @@ class View:
             picture = np.array(Image.fromarray(picture).resize((shape[1], shape[0]), resampling, box=self.box))
         return np.ascontiguousarray(picture[:, ::-1] if self.mirrored else picture)
 
+    def spare(self, shape: Shape) -> float:
+        """Pixels of the picture, along a side, for each pixel of the part at [*shape]; the fewer of both sides."""
+        left, top, right, bottom = self.box
+        return min((right - left) / shape[1], (bottom - top) / shape[0])
+
+    def on_grid(self, step: int) -> View:
+        """The view whose edges are the nearest multiples of `step` within the picture, at least one step apart."""
+        left, right = _on_grid(self.box[0], self.box[2], self.width, step)
+        top, bottom = _on_grid(self.box[1], self.box[3], self.height, step)
+        return replace(self, box=(left, top, right, bottom))
+
     @property
     def share(self) -> Box:
         """The part's edges as shares of the picture's sides; of the mirrored picture, where the view is mirrored."""
@@ -50,6 +61,13 @@ class View:
         if x_0 >= x_1 or y_0 >= y_1:
             return None
         return (1 - x_1, y_0, 1 - x_0, y_1) if self.mirrored else (x_0, y_0, x_1, y_1)
+
+
+def _on_grid(start: float, stop: float, side: int, step: int) -> tuple[int, int]:
+    """The length is rounded alone, so that it doesn't depend on the place."""
+    steps = min(max(1, round((stop - start) / step)), side // step)
+    first = min(round(start / step), side // step - steps)
+    return first * step, (first + steps) * step
 
 
 def middle(height: int, width: int, size: int) -> View:

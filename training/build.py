@@ -132,6 +132,7 @@ def build_loader(config: DictConfig, sources: Sequence[IndexedSource], storage: 
         workers=config.data.workers,
         scaled_side=config.data.scaled_side,
         flip=config.data.flip,
+        reducing_gap=config.data.reducing_gap,
         max_bad_share=config.data.max_bad_share,
         quarantine=Path(config.run.folder) / "bad_samples" / f"rank-{ranks.rank:05d}.jsonl",
         replace_bad_shards=config.data.bad_shards == "replace",

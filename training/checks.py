@@ -114,6 +114,9 @@ def check_settings(config: DictConfig, world: int) -> None:
         raise ConfigurationError(
             "learning_rate.warmup_images", config.learning_rate.warmup_images, f"{remedy}: null, or 0 steps"
         )
+    gap = config.data.reducing_gap
+    if gap is not None and (not _is_number(gap) or gap < 1):
+        raise ConfigurationError("data.reducing_gap", gap, "it must be a number of at least 1, or null")
     check_loss_spike(config)
     check_measurements(config)
     check_keep_best(config)

@@ -116,7 +116,8 @@ class Encoder:
         moments = self._moments(images)
         mirrored = self._moments(images.flip(-1)) if self.key.mirrored else None
         for row, members in enumerate(part.members):
-            if row in part.faults:
+            view = part.views[row]
+            if view is None:
                 yield {BAD: part.faults[row].reason.encode()}
                 continue
             of_mirrored = None if mirrored is None else mirrored[row]
@@ -125,7 +126,7 @@ class Encoder:
                     f"precision={self.key.precision}: the moments of sample {part.keys[row]} in shard {part.shard} lie "
                     "beyond it, or aren't finite; choose bf16, or check first_stage.weights"
                 )
-            yield {**members, MOMENTS: member_of(moments[row], of_mirrored, part.sizes[row])}
+            yield {**members, MOMENTS: member_of(moments[row], of_mirrored, view)}
 
     def write(self, number: int, samples: Sequence[tuple[str, dict[str, bytes]]], of: str, bad: Counter[str]) -> None:
         """Writes a shard, and then its note. of: URL of the shard of images. bad: its bad samples by reason."""
@@ -143,8 +144,8 @@ class Encoder:
 
 
 def _parts(config: DictConfig, index: Index, storage: Storage, shards: Sequence[int]) -> Generator[Part, None, None]:
-    size = config.data.image_size
-    pictures = ImageReader(size, size, flip=False, smallest_side=1, max_pixels=DEFAULT_MAX_PIXELS)
+    size, gap = config.data.image_size, config.data.reducing_gap
+    pictures = ImageReader(size, size, False, smallest_side=1, max_pixels=DEFAULT_MAX_PIXELS, reducing_gap=gap)
     members = MemberReader(storage, config.data.bad_shards == "replace")
     return ShardParts(index, members, pictures).batches(shards, config.batch.micro_size, config.data.workers)
 

@@ -10,7 +10,7 @@ from data.sources import HELD_OUT, TRAIN, LeftOut, Sample
 from data.sources.files import is_safe
 from data.sources.held_out import HeldOut
 from data.stream import Storage
-from data.transforms import IMAGE_EXTENSIONS, details_of, image_bytes, text_of
+from data.transforms import IMAGE_EXTENSIONS, details_of, image_of, text_of
 from data.where import BadCondition, Where
 
 
@@ -60,7 +60,7 @@ class Img2dataset:
         details = details_of(members)
         if (failing := self.where.failing(details)) is not None:
             raise LeftOut(f"where_{failing}")
-        image, extension = image_bytes(members), next(kind for kind in IMAGE_EXTENSIONS if kind in members)
+        extension, image = image_of(members)
         return Sample(
             entry.key.replace("/", "_"),
             image,

@@ -9,7 +9,8 @@ from data.offsets import Entry
 from data.pictures import ImageReader
 from data.shard_parts import Part, ShardParts
 from data.stream import Storage
-from data.transforms import BadSample, decode_image, image_bytes
+from data.transforms import BadSample, decode_image, image_of
+from data.view import middle
 
 SIZES = (5, 9, 2, 7)
 
@@ -33,9 +34,9 @@ def test_every_sample_of_the_wanted_shards_comes_once_and_in_order(
     for (shard, position), (part, row) in zip(places, rows, strict=True):
         url, entry = index.sample(sum(SIZES[:shard]) + position)
         members = reader.read(url, entry)
-        assert part.keys[row] == entry.key and part.sizes[row] == (8, 8)
+        assert part.keys[row] == entry.key and part.views[row] == middle(8, 8, 8)
         assert part.members[row] == {name: data for name, data in members.items() if name != "png"}
-        picture = torch.from_numpy(decode_image(image_bytes(members))).permute(2, 0, 1)
+        picture = torch.from_numpy(decode_image(image_of(members)[1])).permute(2, 0, 1)
         assert torch.equal(part.images[row], picture)
     assert all(not part.faults for part in parts)
 
@@ -54,5 +55,5 @@ def test_a_bad_sample_keeps_its_place(shards: Callable[..., str], monkeypatch: p
     _, [part] = parts_of(folder, [1], 100)
     [(row, fault)] = part.faults.items()
     assert (row, fault.reason, fault.key, fault.number) == (2, "corrupt", bad_key, 7)
-    assert part.members[row] == {} and not part.images[row].any()
+    assert part.members[row] == {} and part.views[row] is None and not part.images[row].any()
     assert len(part) == 9

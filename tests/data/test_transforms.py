@@ -1,11 +1,13 @@
 import io
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
-from data.transforms import BadSample, choose_caption, decode_image, details_of
+from data.transforms import BadSample, EncodedImage, choose_caption, decode_image, details_of, size_of_image
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -19,46 +21,155 @@ def generator(number: int = 0) -> np.random.Generator:
 
 
 GREEN = Image.new("RGB", (6, 4), (10, 200, 30))
+PATCHES = np.zeros((16, 24, 3), np.uint8)
+PATCHES[:8, :8], PATCHES[:8, 8:], PATCHES[8:, :8], PATCHES[8:, 8:] = (230, 40, 20), (20, 200, 60), (30, 60, 220), 255
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
-def test_every_format_decodes_to_rgb(kind: str) -> None:
-    pixels = decode_image(encode(GREEN, kind))
-    assert pixels.shape == (4, 6, 3) and pixels.dtype == np.uint8
-    assert np.abs(pixels.astype(int) - [10, 200, 30]).max() < 12
+def png(pixels: np.ndarray, colour_type: int, more: bytes = b"") -> bytes:
+    """A PNG of 16 bits a channel, [H, W, C], which Pillow can't write in colour."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, colour_type, 0, 0, 0)
+    body = chunk(b"IHDR", header) + more + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparency_lies_on_white(mode: str) -> None:
-    clear = Image.new("RGBA", (4, 4), (200, 0, 0, 0)).convert(mode)
-    options = {"transparency": 0} if mode == "P" else {}
-    if mode == "P":
-        clear = Image.new("P", (4, 4), 0)
-    assert (decode_image(encode(clear, "PNG", **options)) == 255).all()
+def deep(*more: int) -> np.ndarray:
+    """The patches with 16 bits, of which the lower ones are noise; with further channels of these values."""
+    high = np.concatenate([PATCHES, np.full((*PATCHES.shape[:2], len(more)), more)], axis=2).astype(np.uint16)
+    return (high << 8) + generator().integers(0, 256, high.shape).astype(np.uint16)
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "CMYK", "I;16"])
-def test_other_modes(mode: str) -> None:
-    kind = "JPEG" if mode == "CMYK" else "PNG"
-    grey = Image.fromarray(np.full((4, 4), 40000, dtype=np.uint16)) if mode == "I;16" else GREEN.convert(mode)
-    pixels = decode_image(encode(grey, kind))
-    assert pixels.shape[2] == 3
-    if mode == "I;16":
-        assert (pixels == 40000 >> 8).all()
+def inks() -> Image.Image:
+    """The patches as cyan, magenta and yellow; Pillow writes them inverted, as Adobe's programs do."""
+    return Image.fromarray(np.concatenate([255 - PATCHES, np.zeros((16, 24, 1), np.uint8)], axis=2), "CMYK")
 
 
-def test_exif_orientation_is_applied() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    assert decode_image(encode(GREEN, "JPEG", exif=exif.tobytes())).shape == (6, 4, 3)
+def grey() -> np.ndarray:
+    return np.repeat(np.arange(384, dtype=np.uint8).reshape(16, 24, 1), 3, axis=2)
 
 
-def test_an_animation_is_a_fault() -> None:
-    frames = [Image.new("RGB", (4, 4), (shade, 0, 0)) for shade in (0, 120, 250)]
-    for kind in ("GIF", "WEBP", "PNG"):
+COLOUR, EXACT = Image.fromarray(PATCHES), 0
+FORMATS = {
+    "JPEG": (encode(COLOUR, "JPEG", quality=100, subsampling=0), PATCHES, 6),
+    "progressive JPEG": (encode(COLOUR, "JPEG", quality=100, subsampling=0, progressive=True), PATCHES, 6),
+    "grey JPEG": (encode(Image.fromarray(grey()[:, :, 0]), "JPEG", quality=100), grey(), 2),
+    "PNG": (encode(COLOUR, "PNG"), PATCHES, EXACT),
+    "grey PNG": (encode(Image.fromarray(grey()[:, :, 0]), "PNG"), grey(), EXACT),
+    "PNG of a palette": (encode(COLOUR.quantize(4), "PNG"), PATCHES, EXACT),
+    "PNG of one bit": (encode(Image.fromarray(grey()[:, :, 0] > 127), "PNG"), (grey() > 127) * 255, EXACT),
+    "PNG of 16 bits": (png(deep(), 2), PATCHES, EXACT),
+    "PNG of 16 bits, opaque": (png(deep(255), 6), PATCHES, 1),
+    "PNG of 16 bits, grey": (png(deep()[:, :, :1], 0), PATCHES[:, :, :1].repeat(3, 2), EXACT),
+    "WebP": (encode(COLOUR, "WEBP", quality=100), PATCHES, 90),  # halves the resolution of colours
+    "lossless WebP": (encode(COLOUR, "WEBP", lossless=True), PATCHES, EXACT),
+    "GIF": (encode(COLOUR, "GIF"), PATCHES, EXACT),
+    "JPEG of inks": (encode(inks(), "JPEG", quality=100, subsampling=0), PATCHES, 8),
+}
+"""By name: the bytes, the picture, and by how many levels a pixel may be off."""
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_decodes_to_rgb(name: str) -> None:
+    data, expected, tolerance = FORMATS[name]
+    pixels = decode_image(data)
+    assert pixels.shape == (16, 24, 3) and pixels.dtype == np.uint8
+    off = np.abs(pixels.astype(int) - expected)
+    assert off.max() <= tolerance and off.mean() <= tolerance / 8
+    assert size_of_image(data) == (24, 16)
+
+
+def half_clear(mode: str) -> Image.Image:
+    """Red without transparency on the left, anything with all of it on the right."""
+    red = Image.new("RGBA", (8, 4), (200, 0, 0, 255))
+    red.paste((0, 90, 0, 0), (4, 0, 8, 4))
+    return red.convert(mode)
+
+
+def of_palette() -> Image.Image:
+    """The same, where one of the palette's colours is transparent."""
+    image = Image.new("P", (8, 4), 1)
+    image.putpalette([0, 90, 0, 200, 0, 0])
+    image.paste(0, (4, 0, 8, 4))
+    return image
+
+
+@pytest.mark.parametrize(
+    ("data", "left"),
+    [
+        (encode(half_clear("RGBA"), "PNG"), (200, 0, 0)),
+        (encode(half_clear("RGBA"), "WEBP", lossless=True), (200, 0, 0)),
+        (encode(half_clear("LA"), "PNG"), (60, 60, 60)),
+        (encode(of_palette(), "PNG", transparency=0), (200, 0, 0)),
+        (encode(of_palette(), "GIF", transparency=0), (200, 0, 0)),
+        (png(np.array([[[51400, 0, 0, 65535]] * 4 + [[0, 23040, 0, 0]] * 4] * 4), 6), (200, 0, 0)),
+    ],
+)
+def test_transparency_lies_on_white(data: bytes, left: tuple[int, int, int]) -> None:
+    pixels = decode_image(data)
+    assert (pixels[:, :4] == left).all() and (pixels[:, 4:] == 255).all()
+
+
+def test_half_transparent_is_half_white() -> None:
+    veil = Image.new("RGBA", (4, 4), (0, 0, 100, 51))
+    assert np.abs(decode_image(encode(veil, "PNG")).astype(int) - [204, 204, 224]).max() <= 1
+
+
+UPRIGHT = Image.fromarray(np.kron(np.arange(10, 250, 40, dtype=np.uint8).reshape(2, 3), np.ones((16, 16), np.uint8)))
+TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""By the orientation of EXIF: how the camera's picture differs from the upright one."""
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", [None, 1, *TURNED, 9])
+def test_pictures_are_upright_by_their_exif(kind: str, orientation: int | None) -> None:
+    camera, exif = UPRIGHT, Image.Exif()
+    if orientation is not None:
+        exif[ExifTags.Base.Orientation] = orientation
+        camera = UPRIGHT.transpose(TURNED[orientation]) if orientation in TURNED else UPRIGHT
+    data = encode(camera, kind, exif=exif.tobytes(), **({"lossless": True} if kind == "WEBP" else {"quality": 100}))
+    assert np.abs(decode_image(data).astype(int)[:, :, 0] - np.asarray(UPRIGHT)).max() <= 2
+    assert size_of_image(data) == (48, 32)
+    if kind == "JPEG":
+        picture = EncodedImage(data)
+        assert picture.reduction(4) == 4
+        assert np.abs(picture.decode(4).astype(int)[:, :, 0] - np.asarray(UPRIGHT)[::4, ::4]).max() <= 2
+
+
+def animation(kind: str) -> bytes:
+    frames = [Image.new("RGB", (4, 4), (shade, 0, 0)) for shade in (120, 0, 250)]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    return encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_an_animation_is_its_first_frame_under_its_own_name_and_else_a_fault(kind: str) -> None:
+    data = animation(kind)
+    assert (decode_image(data, extension=kind.lower()) == (120, 0, 0)).all()
+    for extension in {"", "jpg", "jpeg", "png", "webp", "gif"} - {kind.lower()}:
         with pytest.raises(BadSample) as caught:
-            decode_image(encode(frames[0], kind, save_all=True, append_images=frames[1:]))
+            decode_image(data, extension=extension)
         assert caught.value.reason == "animated"
+
+
+def test_several_views_of_a_camera_are_no_animation() -> None:
+    """Cameras append previews, or the other eye's view, to a JPEG; the first picture is the photograph."""
+    data = encode(COLOUR, "MPO", save_all=True, append_images=[COLOUR.rotate(180)], quality=100, subsampling=0)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == "MPO" and image.n_frames == 2
+    assert np.abs(decode_image(data, extension="jpg").astype(int) - PATCHES).max() <= 6
+    assert EncodedImage(data).decode(2).shape == (8, 12, 3)
 
 
 def test_too_many_pixels_are_refused_by_the_header_alone() -> None:

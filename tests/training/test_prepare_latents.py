@@ -235,6 +235,7 @@ def test_training_refuses_latents_that_do_not_fit(
             (["first_stage.scale=null"], "first_stage.scale=null: ", "made with 0.5; set that"),
             (["data.image_size=64"], "data.image_size=64: ", "made with 32; set that"),
             (["data.flip=true"], "data.flip=true: ", "made with false; set that"),
+            (["data.reducing_gap=null"], "data.reducing_gap=null: ", "made with 1.5; set that"),
             (["data.where=null"], "data.where=null: ", "made with {'caption'"),
             (["data.scaled_side=48"], "data.scaled_side=48: ", "random squares can't be encoded beforehand"),
         ):

@@ -9,6 +9,7 @@ import pytest
 from tests.training.wrong_input.refusals import Refused, Wrong, check
 
 DATA = {
+    "too little of a picture": Wrong(("data.reducing_gap=0.5",), "data.reducing_gap=0.5", "at least 1, or null"),
     "a share above one": Wrong(("data.max_bad_share=2",), "data.max_bad_share=2", "from 0 to 1"),
     "scaled side": Wrong(("data.scaled_side=16",), "data.scaled_side=16", "at least data.image_size=32"),
     "no weight": Wrong(
