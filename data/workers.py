@@ -4,6 +4,7 @@ import atexit
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Generator, Iterable
 from contextlib import suppress
 from functools import partial
@@ -14,9 +15,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from data.errors import DataError
 from data.processes import die_with
 
 T = TypeVar("T")
+_LONGEST_SOCKET = 107
+_SOCKET = "/pymp-12345678/listener-12345678"
+"""What multiprocessing puts into the folder of temporary files."""
 
 
 def loaded(
@@ -25,8 +30,16 @@ def loaded(
     """What `items.__getitems__` makes of each of the batches, in their order, loaded ahead by `workers` processes; with
     how many of them were ready when it was asked for.
 
-    An exception that it returns is raised here. Close the generator to end its workers.
+    An exception that it returns is raised here. Close the generator to end its workers. Raises DataError when workers
+    could hand nothing over: it would be told nowhere, and waited for without end.
     """
+    folder = tempfile.gettempdir()
+    longest = _LONGEST_SOCKET - len(_SOCKET)
+    if workers and len(os.fsencode(folder)) > longest:
+        raise DataError(
+            f"TMPDIR={folder} has {len(os.fsencode(folder))} bytes: with workers it may have {longest}, as they hand "
+            "batches over by sockets in it. Set TMPDIR to a shorter path, or data.workers=0"
+        )
     loader: DataLoader[Any] = DataLoader(
         items,
         batch_sampler=batches,

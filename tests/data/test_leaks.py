@@ -6,14 +6,21 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from faulty import WebServer
+
+from data.errors import DataError
+from data.index import Index
+from data.loader import Loader
+from data.mixture import IndexedSource
+from data.stream import Storage
 
 SHARED_MEMORY = Path("/dev/shm")
 PROGRAM = """
@@ -50,10 +57,9 @@ def served(shards: Callable[..., str]) -> Any:
         yield "http://{}:{}/{{00000..00003}}.tar".format(*server.address)
 
 
-def program(served: str, text: str, temporary: Path) -> subprocess.Popen[str]:
-    temporary.mkdir()
+def program(served: str, text: str, temporary: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", PROGRAM + text, served]
-    environment = {**os.environ, "TMPDIR": str(temporary)}
+    environment = {**os.environ, "TMPDIR": temporary}
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -63,6 +69,13 @@ def program(served: str, text: str, temporary: Path) -> subprocess.Popen[str]:
         env=environment,
         start_new_session=True,
     )
+
+
+@pytest.fixture
+def temporary() -> Iterator[str]:
+    """A folder with a short path, as sockets are put into it; `tmp_path` has a long one."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield folder
 
 
 def told(process: subprocess.Popen[str]) -> Any:
@@ -83,7 +96,7 @@ def gone(pids: list[int], seconds: float) -> bool:
 
 
 def test_nothing_is_left_after_loading_after_a_killed_worker_and_after_an_interrupt(
-    served: str, tmp_path: Path
+    served: str, temporary: str
 ) -> None:
     process = program(
         served,
@@ -123,7 +136,7 @@ os.kill(workers()[0], signal.SIGKILL)
 for batch in batches:  # nobody handles the error, and the program ends with it
     pass
 """,
-        tmp_path / "temporary",
+        temporary,
     )
     calm = told(process)
     assert calm["batches"] == [9, 9]
@@ -140,14 +153,12 @@ for batch in batches:  # nobody handles the error, and the program ends with it
 
 
 def test_workers_end_with_a_trainer_that_is_killed_even_while_they_ask_a_store_that_is_down(
-    shards: Callable[..., str], tmp_path: Path
+    shards: Callable[..., str], temporary: str
 ) -> None:
     shared = set(SHARED_MEMORY.iterdir())
     with WebServer(shards(5, 1, 9, 2), True) as server:
         served = "http://{}:{}/{{00000..00003}}.tar".format(*server.address)
-        process = program(
-            served, "batches = stream()\nnext(batches)\ntell(workers=workers())\ninput()", tmp_path / "temporary"
-        )
+        process = program(served, "batches = stream()\nnext(batches)\ntell(workers=workers())\ninput()", temporary)
         workers = told(process)["workers"]
     assert len(workers) == 2
     process.kill()
@@ -155,3 +166,19 @@ def test_workers_end_with_a_trainer_that_is_killed_even_while_they_ask_a_store_t
     assert gone(workers, 3)
     ours = [path for path in set(SHARED_MEMORY.iterdir()) - shared if path.name.split("_")[1:2] == [str(process.pid)]]
     assert not [path for path in ours if path.name.startswith("torch_")]
+
+
+def test_a_folder_whose_sockets_workers_could_not_open_is_named(
+    shards: Callable[..., str], temporary: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage()
+    index = Index.load(shards(5), storage)
+    folder = temporary + "/" + (74 - len(temporary)) * "t"
+    os.mkdir(folder)
+    for workers, name in ((1, folder), (0, f"{folder}t")):
+        monkeypatch.setattr(tempfile, "tempdir", name)
+        batches = Loader([IndexedSource(index)], storage, 0, 8, {}, 4, 4, workers=workers).batches()
+        assert len(next(batches)) == 4
+        batches.close()
+    with pytest.raises(DataError, match="t has 76 bytes: with workers it may have 75"):
+        next(Loader([IndexedSource(index)], storage, 0, 8, {}, 4, 4, workers=1).batches())
