@@ -99,7 +99,8 @@ def efficiency(folder: Path, sampler: Sampler, settings: Settings, device: Any) 
 
 
 def training_cost(folder: Path) -> dict[str, float | None]:
-    """What a run's training took, by what it logged: images seen, images/s of the median step, and rank-days."""
+    """What a run's training took, by what it logged: images seen, images/s of the median step, and GPU-days; a rank is
+    a GPU, or a process on CPUs."""
     import numpy as np
 
     from evaluation.run_metrics import METRICS, read_metrics
@@ -110,7 +111,7 @@ def training_cost(folder: Path) -> dict[str, float | None]:
     return {
         "images seen (M)": None if seen is None else float(seen.values.max()) / 1e6,
         "training (images/s)": None if speed is None else float(np.median(speed.values)),
-        "training (rank-days)": rank_days(read_starts(folder), metrics),
+        "training (GPU-days)": rank_days(read_starts(folder), metrics),
     }
 
 

@@ -47,7 +47,7 @@ def test_the_command_times_and_tells(writable_run: Path, capsys: pytest.CaptureF
     assert "bare" in told and "CPU" in told
     with (tmp_path / "out" / "efficiency.csv").open() as file:
         first, second = csv.DictReader(file)
-    assert float(first["training (rank-days)"]) == pytest.approx(4 * 0.5 * 4 / 86400)
+    assert float(first["training (GPU-days)"]) == pytest.approx(4 * 0.5 * 4 / 86400)
     assert (first["training (images/s)"], second["training (images/s)"]) == ("17.5", "")
     assert float(first["images seen (M)"]) == pytest.approx(24e-6)
     assert first["trained parameters (M)"] == second["trained parameters (M)"] != "0.0"
