@@ -74,8 +74,8 @@ def remedy(url: str, endpoint_url: str | None, profile: str | None, anonymous: b
         return DataError(f"{url} needs a package that isn't part of the installation: {error.__cause__}")
     if isinstance(error.__cause__, ssl.SSLCertVerificationError):
         return DataError(
-            f"{url} cannot be used: {error.__cause__}. If that server is to be trusted, name a file with its authority's "
-            "certificate in SSL_CERT_FILE"
+            f"{url} cannot be used: {error.__cause__}. If that server is to be trusted, name a file with "
+            "its authority's certificate in SSL_CERT_FILE"
         )
     if isinstance(error.__cause__, ValueError):  # no store was asked
         return DataError(

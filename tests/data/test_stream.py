@@ -229,7 +229,7 @@ def test_https_is_read_from_servers_that_this_machine_trusts(tmp_path: Path) -> 
     (tmp_path / "0.tar").write_bytes(b"0123456789")
     with WebServer(str(tmp_path), True, certificate) as server:
         url = "https://{}:{}/0.tar".format(*server.address)
-        with pytest.raises(DataError, match="certificate in SSL_CERT_FILE"):
+        with pytest.raises(DataError, match="its authority's certificate in SSL_CERT_FILE"):
             Storage().check(url)
         # of a process of its own, as they are read once
         read = f"from data.stream import Storage; s = Storage(); print(s.check({url!r}), s.read({url!r}, 3, 7))"
