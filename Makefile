@@ -26,7 +26,7 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(TESTS)
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest --slow -m slow $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --slow -m slow $(SIDE_BY_SIDE) $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
