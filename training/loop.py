@@ -103,6 +103,7 @@ def fit(
     """
     tracker, meter, watchdog = instruments.tracker, instruments.meter, instruments.watchdog
     watched = WatchedBatches(batches)
+    checkpoints.make_room(task.engines)
     if state.step == 0:
         tracker.log(0, {"images_seen": 0, "time": time.time()} | look(monitor, 0, watchdog))
     progress = Progress("train", steps, state.step, shown=ranks.is_main)

@@ -74,6 +74,9 @@ FIRST_STAGES = {
     "no perceptual weights": Wrong(
         ("task.perceptual_weights=/no/vgg16.pth",), "task.perceptual_weights=/no/vgg16.pth", "or null"
     ),
+    "larger pictures to look at": Wrong(
+        ("monitor.image_size=50",), "monitor.image_size=50", "f=4 = 4, or null for data.image_size"
+    ),
     "half an update": Wrong(("loss_spike.action=skip",), "loss_spike.action=skip", "set it to null"),
     "the best by what isn't measured then": Wrong(
         ("checkpoint.keep_best={metric:eval/psnr,mode:max}", "checkpoint.every=1500"),
