@@ -226,7 +226,7 @@ def _assumptions(plan: Plan) -> Iterator[str]:
         f"{assume.write_bytes_per_second / 1e9:.1f} GB/s behind training",
         "prices are assumptions; looking at the model (monitor.*) and starting take no time",
     ]
-    if plan.config.engine.offload_optimizer is not None:
+    if plan.config.engine.get("offload_optimizer") is not None:
         told.append("offloaded state takes no time: what its way from the GPU and back adds to a step isn't known")
     yield from (f"  - {text}" for text in told)
 
