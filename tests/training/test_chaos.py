@@ -105,9 +105,14 @@ def test_the_verdict_sees_what_was_left_behind(tmp_path: Path, monkeypatch: pyte
     (run / "config.yaml.partial").touch()
     (temporary / "pymp-abc").mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={**os.environ, MARK: str(run)}
+        [sys.executable, "-c", "print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, MARK: str(run)},
     )
     try:
+        assert process.stdout is not None
+        process.stdout.readline()  # before it has begun, its environment is this process's
         found = leftovers(run, temporary, 2e10)
     finally:
         process.kill()
