@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from evaluation import export
 from evaluation.errors import EvaluationError
 from evaluation.run import load_run
 from evaluation.weights_file import write_run_weights
@@ -31,15 +29,6 @@ def test_the_file_holds_what_the_run_s_model_has(weights: str, tiny_run: Path, t
     assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
     with safe_open(path, framework="pt") as file:
         assert file.metadata() == {"step": str(loaded.step), "weights": "param" if weights == "raw" else weights}
-
-
-def test_the_command_writes_it(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["ldm export", f"run={tiny_run}", "format=weights", f"output={tmp_path / 'out'}"])
-    export.main()
-    write_run_weights(str(tiny_run), "ema", tmp_path / "weights.safetensors")
-    written = tmp_path / "out" / "weights.safetensors"
-    assert list(written.parent.iterdir()) == [written]
-    assert written.read_bytes() == (tmp_path / "weights.safetensors").read_bytes()
 
 
 def test_what_a_run_lacks_is_named(tiny_run: Path, tmp_path: Path) -> None:
