@@ -41,11 +41,13 @@ class Posterior:
 
 class Regularised(NamedTuple):
     """What an autoencoder trains on. latents: as the decoder takes them, float [B, C, h, w]. penalty: the regulariser,
-    mean over the images, float []. statistics: scalars worth watching, by name, without gradient."""
+    mean over the images, float []. statistics: scalars worth watching, by name, without gradient. codes: of VQ z before
+    quantisation, without gradient, float [B, C, h, w], and the indices of its entries, int64 [B, h, w]; else empty."""
 
     latents: Tensor
     penalty: Tensor
     statistics: dict[str, Tensor]
+    codes: tuple[Tensor, ...] = ()
 
 
 class Autoencoder(nn.Module, ABC):
@@ -267,9 +269,14 @@ class AutoencoderVQ(Autoencoder):
 
     def regularised(self, x: Tensor, noise: Tensor) -> Regularised:
         """Quantised latents; penalty: codebook and commitment loss. There is nothing to draw, noise is left alone."""
-        latents, indices, loss = self.quantise(self.encode(x))
-        perplexity = self.codebook.perplexity(indices)
-        return Regularised(latents, loss, {"codebook_loss": loss.detach(), "codebook_perplexity": perplexity})
+        z = self.encode(x)
+        latents, indices, loss = self.quantise(z)
+        statistics = {
+            "codebook_loss": loss.detach(),
+            "codebook_perplexity": self.codebook.perplexity(indices),
+            "codebook_usage": self.codebook.usage(indices),
+        }
+        return Regularised(latents, loss, statistics, (z.detach(), indices))
 
     def _for_decoder(self, z: Tensor) -> Tensor:
         """z quantised: what was quantised already stays as it is."""

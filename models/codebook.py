@@ -47,10 +47,18 @@ class Codebook(nn.Module):
 
         exp of the entropy of the shares.
         """
+        counts = self._counts(indices)
+        return torch.special.entr(counts / counts.sum()).sum().exp()
+
+    def usage(self, indices: Tensor) -> Tensor:
+        """The share of all entries that are among indices int64 [B, h, w]: float [], up to 1."""
+        return (self._counts(indices) > 0).float().mean()
+
+    def _counts(self, indices: Tensor) -> Tensor:
+        """How often each entry is among indices: int64 [K]."""
         found = indices.flatten()
         # Not torch.bincount, which makes a GPU's host wait, and can't be counted without data by `ldm plan`.
-        counts = found.new_zeros(self.entries.num_embeddings).scatter_add_(0, found, torch.ones_like(found))  # [K]
-        return torch.special.entr(counts / counts.sum()).sum().exp()
+        return found.new_zeros(self.entries.num_embeddings).scatter_add_(0, found, torch.ones_like(found))
 
     def forward(self, z: Tensor) -> Quantised:
         """z float [B, C, h, w] quantised; the gradient of the result reaches z unchanged (Sec. 3.2, Eq. 3)."""

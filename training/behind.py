@@ -31,7 +31,7 @@ class Behind:
         self.result: Any = None
         self._ranks = ranks
         self._end: Callable[[list[Any]], Any] | None = end
-        self._work = _begin(part)
+        self._work = begin(part)
 
     @property
     def busy(self) -> bool:
@@ -48,7 +48,7 @@ class Behind:
         if self._end is None:
             self.result = returned[0]
             return True
-        self._work = _begin(partial(self._end, returned) if self._ranks.is_main else lambda: None)
+        self._work = begin(partial(self._end, returned) if self._ranks.is_main else lambda: None)
         self._end = None
         return False
 
@@ -70,7 +70,8 @@ def together(ranks: Distributed, work: Callable[[], Any], gathered: bool = False
     return [result for _, _, result in everyone] if gathered else result
 
 
-def _begin(work: Callable[[], Any]) -> Future[Any]:
+def begin(work: Callable[[], Any]) -> Future[Any]:
+    """Has it done in a thread, which ends with the process, finished or not."""
     future: Future[Any] = Future()
 
     def run() -> None:

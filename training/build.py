@@ -7,13 +7,14 @@ from copy import deepcopy
 from pathlib import Path
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from data.loader import Loader
 from data.mixture import IndexedSource
 from data.stream import Storage
 from evaluation.frozen_conditioners import load_frozen_conditioners
+from models.autoencoder import AutoencoderVQ
 from models.latent_diffusion import FirstStage, LatentDiffusion
 from models.noisy_classifier import NoisyClassifier
 from models.objective import LOSSES
@@ -22,6 +23,7 @@ from models.prediction import PREDICTIONS
 from training.checkpoint import Checkpoints
 from training.checkpoint_store import CheckpointStore
 from training.checkpoint_upload import Uploads
+from training.codebook_revival import CodebookRevival
 from training.components import build_optimizer
 from training.data_sources import buckets_of, sources_of
 from training.decay_groups import decay_groups
@@ -83,9 +85,22 @@ def build_task(config: DictConfig, ranks: Distributed) -> Task:
         config.task.regulariser_weight,
         config.task.adversary_weight,
         config.task.adversary_start,
+        build_revival(config, engines["model"], module, ranks),
         names,
         config.run.seed,
     )
+
+
+def build_revival(
+    config: DictConfig, engine: Engine, module: ReconstructionModule, ranks: Distributed
+) -> CodebookRevival | None:
+    """What brings entries of a codebook back into use, if anything does; the settings were checked."""
+    every = OmegaConf.select(config, "task.revive_codes_every")
+    if every is None:
+        return None
+    assert isinstance(module.autoencoder, AutoencoderVQ)
+    entries = module.autoencoder.codebook.entries.num_embeddings
+    return CodebookRevival(engine, entries, every, config.batch.global_size, ranks, config.run.seed)
 
 
 def build_engine(config: DictConfig, module: nn.Module, ranks: Distributed) -> Engine:

@@ -8,13 +8,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from training.behind import Behind, RanksFailed, together
+from training.behind import Behind, RanksFailed, begin, together
 from training.checkpoint_files import (
     AVERAGE,
     DAMAGED,
@@ -32,7 +33,7 @@ from training.checkpoint_files import (
     folder_name,
     problems,
 )
-from training.checkpoint_share import Held, Share
+from training.checkpoint_share import Held, Share, elements_copied, host_memory
 from training.checkpoint_upload import Uploads
 from training.distributed import Distributed
 from training.engine import Engine
@@ -40,8 +41,6 @@ from training.retention import Retention
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
 _Written = tuple[str, FileEntry, Held]
 """A file that a rank wrote: its name, size and checksum, and what it holds."""
 
@@ -68,7 +67,13 @@ class Checkpoints:
         self.newest: dict[str, float] = {}
         """Metrics of the newest checkpoint; see training.metrics."""
         self._saving: tuple[Path, Behind] | None = None
-        self._memory: torch.Tensor | None = None
+        self._memory: Future[torch.Tensor] | None = None
+
+    def make_room(self, engines: dict[str, Engine]) -> None:
+        """Gets host memory for saves ready behind training, so that the first one needn't wait for it."""
+        if self._memory is None and (elements := elements_copied(engines)) is not None:
+            on_gpu = any(engine.device.type == "cuda" for engine in engines.values())
+            self._memory = begin(partial(host_memory, elements, on_gpu))
 
     def save(
         self,
@@ -201,9 +206,8 @@ class Checkpoints:
     def _prepare(self, target: Path, engines: dict[str, Engine]) -> Share:
         if self.ranks.is_main:
             _remove(target)  # a torn attempt at this step, or one that was damaged
-        share = Share(engines, self._memory)
-        self._memory = share.memory
-        return share
+        self.make_room(engines)
+        return Share(engines, None if self._memory is None else self._memory.result())
 
     def _finish_saving(self) -> None:
         """Returns when the last save is a checkpoint on the disk. A collective."""

@@ -16,6 +16,8 @@ from training.engine import Engine
 from training.fragments import LocalFragment
 
 CHUNK_BYTES = 8 * 2**20
+PAGE_ELEMENTS = 1024
+"""Of float32, in the smallest pages that there are."""
 
 Held = dict[str, list[tuple[str, int, int]]]
 """By engine, the intervals that a file holds: parameter, start, stop."""
@@ -24,13 +26,12 @@ Held = dict[str, list[tuple[str, int, int]]]
 class Share:
     """A copy in host memory of the fragments that this rank writes, in the order in which they will lie in their file.
 
-    It takes 16 bytes a parameter with one average, over the number of ranks. memory: that of an earlier share, which is
-    written by now: fresh memory costs several times what the copy does. State that lies in files isn't copied: `memory`
-    is None then, and training must wait until the share is written. Raises RuntimeError when there is no room.
+    memory: of `elements_copied`, which no earlier share needs any more. State that lies in files isn't copied: `memory`
+    is None then, and training must wait until the share is written.
     """
 
-    def __init__(self, engines: dict[str, Engine], memory: torch.Tensor | None = None) -> None:
-        fragments = {name: [f for f in engine.fragments() if f.written_here] for name, engine in engines.items()}
+    def __init__(self, engines: dict[str, Engine], memory: torch.Tensor | None) -> None:
+        fragments = _written_here(engines)
         self.held: Held = {name: [(f.parameter, f.start, f.stop) for f in own] for name, own in fragments.items()}
         self.kinds = next(iter(engines.values())).kinds
         self._header = self._places(fragments)
@@ -40,24 +41,19 @@ class Share:
             for kind in self.kinds
             for fragment in own
         ]
-        self.memory: torch.Tensor | None = None
-        if not any(engine.settings.state_in_files for engine in engines.values()):
-            self.memory = self._copy(memory, any(engine.device.type == "cuda" for engine in engines.values()))
+        self.memory = memory
+        if memory is not None:
+            self._copy(memory)
             self._parts = []
 
     @torch.no_grad()
-    def _copy(self, memory: torch.Tensor | None, on_gpu: bool) -> torch.Tensor:
-        elements = sum(fragment.stop - fragment.start for _, fragment, _ in self._parts)
-        if memory is None or memory.numel() != elements:
-            # Pinned memory lets a GPU copy at the full rate of its bus.
-            memory = torch.empty(elements, dtype=torch.float32, pin_memory=on_gpu)
+    def _copy(self, memory: torch.Tensor) -> None:
         end = 0
         for _, fragment, kind in self._parts:
             start, end = end, end + fragment.stop - fragment.start
             memory[start:end].copy_(fragment.tensors[kind], non_blocking=True)
-        if on_gpu:
+        if memory.is_pinned():
             torch.cuda.synchronize()
-        return memory
 
     def _places(self, fragments: dict[str, list[LocalFragment]]) -> bytes:
         """The header of safetensors that says where each fragment lies."""
@@ -106,6 +102,28 @@ class Share:
             values = fragment.tensors[kind]
             yield from _pieces(values)
             engine.release([values])
+
+
+def elements_copied(engines: dict[str, Engine]) -> int | None:
+    """Float32 numbers of host memory that this rank's share takes, 4 a parameter with Adam and one average, over the
+    number of ranks; None when state lies in files."""
+    if any(engine.settings.state_in_files for engine in engines.values()):
+        return None
+    kinds = len(next(iter(engines.values())).kinds)
+    return kinds * sum(f.stop - f.start for own in _written_here(engines).values() for f in own)
+
+
+def host_memory(elements: int, on_gpu: bool) -> torch.Tensor:
+    """Memory for shares, float32 [elements], that is really there: to write to fresh memory for the first time costs
+    several times what the copy does. on_gpu: whether what is copied is. Raises RuntimeError when there is no room."""
+    # Pinned memory lets a GPU copy at the full rate of its bus.
+    memory = torch.empty(elements, dtype=torch.float32, pin_memory=on_gpu)
+    memory.numpy()[::PAGE_ELEMENTS] = 0.0  # not by torch, which would start threads for it beside those of training
+    return memory
+
+
+def _written_here(engines: dict[str, Engine]) -> dict[str, list[LocalFragment]]:
+    return {name: [f for f in engine.fragments() if f.written_here] for name, engine in engines.items()}
 
 
 def _pieces(tensor: torch.Tensor) -> Iterator[memoryview]:

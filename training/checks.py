@@ -51,7 +51,12 @@ WHOLE_NUMBERS = {
     **dict.fromkeys(("tracker.detail_every", "alerts.window"), 1),
 }
 """Settings that are whole numbers, and the least that each may be."""
-WHOLE_OR_NULL = ("checkpoint.keep_every", "monitor.measure_every", "learning_rate.warmup_images")
+WHOLE_OR_NULL = (
+    "task.revive_codes_every",
+    "checkpoint.keep_every",
+    "monitor.measure_every",
+    "learning_rate.warmup_images",
+)
 SHARES = ("data.max_bad_share", "learning_rate.floor")
 POSITIVE = ("learning_rate.base", "data.storage.timeout_seconds", "checkpoint.storage.timeout_seconds")
 NOT_NEGATIVE = (

@@ -20,8 +20,8 @@ from training.errors import ConfigurationError
 if TYPE_CHECKING:
     from training.checkpoint_files import Manifest
 
-LONGEST_LIST = 4
-"""Of what is shown entry by entry."""
+LONGEST_LIST, LONGEST_TEXT = 4, 80
+"""Of what is shown entry by entry, and as it is."""
 
 
 def main() -> None:
@@ -128,13 +128,15 @@ def examine(place: Place) -> bool | None:
 
 def in_short(value: Any) -> str:
     """One line of a number or of what is nested; of long lists, such as the updates that a spike is judged by, their
-    length and the last entry."""
+    length and the last entry; of long texts, such as the used entries of a codebook, their length."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {in_short(part)}" for name, part in value.items()) or "none"
     if isinstance(value, list) and len(value) > LONGEST_LIST:
         return f"{len(value):,} entries, the last ({in_short(value[-1])})"
     if isinstance(value, list):
         return f"[{'; '.join(in_short(part) for part in value)}]"
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        return f"{len(value):,} characters"
     return f"{value:.9g}" if isinstance(value, float) else str(value)
 
 

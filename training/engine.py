@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -41,6 +41,10 @@ with mock.patch.object(deepspeed_compiler, "compile", lambda: deepspeed_compiler
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+
+
+LOSS_SCALING = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""All that changes of DeepSpeed's dynamic loss scale."""
 
 
 class NonFiniteUpdate(Exception):
@@ -210,6 +214,19 @@ class Engine:
         self.updates = updates
         for tensor in self._state.masters():
             self._optimizer.state[tensor]["step"].fill_(updates)
+
+    @property
+    def loss_scaling(self) -> dict[str, float]:
+        """What fp16 multiplies the loss by, and what that depends on; empty with other precisions."""
+        if self.settings.precision != "fp16":
+            return {}
+        return {name: getattr(self._zero.loss_scaler, name) for name in LOSS_SCALING}
+
+    def set_loss_scaling(self, scaling: Mapping[str, float]) -> None:
+        """Goes on with what `loss_scaling` was. Other precisions have nothing to go on with."""
+        if self.settings.precision == "fp16":
+            for name in LOSS_SCALING:
+                setattr(self._zero.loss_scaler, name, scaling[name])
 
     @torch.no_grad()
     def publish_weights(self) -> None:

@@ -62,6 +62,7 @@ def train_and_report(config: DictConfig, ranks: Distributed) -> bool:
     task = build_task(config, ranks)
     checkpoints = build_checkpoints(config, ranks)
     state = restore_or_begin(config, task, loader, checkpoints, ranks)
+    checkpoints.make_room(task.engines)
     start = int(os.environ.get(START_VARIABLE, 0))
     if ranks.is_main:
         if start:
@@ -174,6 +175,8 @@ def _state_of(manifest: Manifest, task: Task) -> TrainState:
     task.load_extra_state(extra)
     if (guard := task.engines["model"].guard) is not None and (spikes := extra.get("loss_spikes")):
         guard.load_state(spikes)
+    for name, scaling in extra.get("loss_scaling", {}).items():
+        task.engines[name].set_loss_scaling(scaling)
     left_out, roll_backs = extra.get("batches_left_out", 0), extra.get("roll_backs", 0)
     return TrainState(manifest.step, manifest.images_seen, Counter(extra["bad_samples"]), left_out, roll_backs)
 

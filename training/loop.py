@@ -171,10 +171,12 @@ def fit(
 def numbers_kept(task: Task, state: TrainState) -> dict[str, Any]:
     """What a checkpoint's manifest keeps beside the engines' tensors."""
     guard = task.engines["model"].guard
-    spikes: dict[str, Any] = {} if guard is None else {"loss_spikes": guard.state()}
+    kept: dict[str, Any] = {} if guard is None else {"loss_spikes": guard.state()}
     if state.roll_backs:
-        spikes |= {"batches_left_out": state.batches_left_out, "roll_backs": state.roll_backs}
-    return task.extra_state() | {"bad_samples": dict(state.bad_samples)} | spikes
+        kept |= {"batches_left_out": state.batches_left_out, "roll_backs": state.roll_backs}
+    if scaling := {name: engine.loss_scaling for name, engine in task.engines.items() if engine.loss_scaling}:
+        kept |= {"loss_scaling": scaling}
+    return task.extra_state() | {"bad_samples": dict(state.bad_samples)} | kept
 
 
 def look(monitor: Monitor, step: int, watchdog: Watchdog) -> dict[str, float]:

@@ -77,6 +77,8 @@ METRICS = (
     Metric(
         "train/codebook_perplexity", "entries", "As many entries, used alike, would be as varied", "a first stage, VQ"
     ),
+    Metric("train/codebook_usage", "share", "Entries that a micro-batch's latents are near to", "a first stage, VQ"),
+    Metric("train/codes_revived", "entries", "Put where latents are, as none was near them", "task.revive_codes_every"),
     Metric("train/adversary", "", "The adversary's loss for the autoencoder", "a first stage, once it plays"),
     Metric("train/adversary_weight", "", "And what it is weighed by", "a first stage, once it plays"),
     Metric("train/discriminator_loss", "", "The discriminator's own", "a first stage, once it plays"),

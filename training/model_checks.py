@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from data.inputs.label import LABEL, Label
 from evaluation.frozen_conditioners import build_frozen_conditioners
 from evaluation.run import RAW
-from models.autoencoder import Autoencoder, IdentityAutoencoder
+from models.autoencoder import Autoencoder, AutoencoderVQ, IdentityAutoencoder
 from models.noisy_classifier import NoisyClassifier
 from models.prediction import PREDICTIONS, check_prediction
 from training.checkpoint_files import AVERAGE, BASE_KINDS
@@ -48,6 +48,9 @@ def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
         if not on_latents and not isinstance(first_stage, Autoencoder):
             choices = "choose models.autoencoder.AutoencoderKL or AutoencoderVQ"
             raise ConfigurationError("model", config.model._target_, f"it can't be trained as a first stage; {choices}")
+        every = OmegaConf.select(config, "task.revive_codes_every")
+        if every is not None and not isinstance(first_stage, AutoencoderVQ):
+            raise ConfigurationError("task.revive_codes_every", every, "the model has no codebook; set it to null")
         with explained(config, "frozen_conditioners"):
             frozen = build_frozen_conditioners(config)
     factor, reason = first_stage.downsampling, "the first stage's f"

@@ -28,12 +28,14 @@ class ReconstructionModule(nn.Module):
 
     def forward(
         self, images: torch.Tensor, posterior_noise: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> tuple[
+        torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, torch.Tensor], tuple[torch.Tensor, ...]
+    ]:
         """images: float [B, 3, H, W] in [-1, 1]. Returns the reconstruction, the features that the decoder's last
-        layer saw, the regulariser's penalty [], the log variance [1] and the regulariser's statistics."""
-        latents, penalty, statistics = self.autoencoder.regularised(images, posterior_noise)
+        layer saw, the regulariser's penalty [], the log variance [1], the regulariser's statistics and its codes."""
+        latents, penalty, statistics, codes = self.autoencoder.regularised(images, posterior_noise)
         features = self.autoencoder.last_features(latents)
-        return self.autoencoder.to_image(features), features, penalty, self.log_variance, statistics
+        return self.autoencoder.to_image(features), features, penalty, self.log_variance, statistics, codes
 
 
 def build_modules(config: DictConfig) -> dict[str, nn.Module]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 from omegaconf import DictConfig, OmegaConf
 
 from training import compose
+from training.checks import check_settings
 from training.errors import ConfigurationError
 from training.planning.cluster import cluster_of
 
-UNSET = {"data.url": "UNSET", "task.perceptual_weights": "UNSET"}
-"""Settings that training can't do without and a plan doesn't need, and what they are taken for."""
-WHOLE_NUMBERS = ("steps", "batch.global_size", "checkpoint.every", "data.samples_per_shard")
+NOT_NEEDED = ("data.url", "data.train", "data.held_out", "task.perceptual_weights")
+"""Settings that training can't do without and a plan can."""
 
 
 def main() -> None:
@@ -20,12 +22,13 @@ def main() -> None:
 
 def run(config: DictConfig) -> None:
     """Checks the settings, counts, and prints the plan."""
-    for key, value in UNSET.items():
-        if OmegaConf.is_missing(OmegaConf.select(config, key.rpartition(".")[0]), key.rpartition(".")[2]):
-            OmegaConf.update(config, key, value)
-
-    check_numbers(config)
+    for key in NOT_NEEDED:
+        group, _, name = key.rpartition(".")
+        if OmegaConf.is_missing(OmegaConf.select(config, group), name):
+            OmegaConf.update(config, key, "UNSET")
+    check_assumed(config)
     cluster = cluster_of(config)
+    check_settings(_as_checked(config), world=1)
     # Wrong numbers are told before torch is loaded.
     from training.planning.plan import make_plan
     from training.planning.table import lines
@@ -33,14 +36,25 @@ def run(config: DictConfig) -> None:
     print("\n".join(lines(make_plan(config, cluster))))
 
 
-def check_numbers(config: DictConfig) -> None:
-    """Raises ConfigurationError for numbers that can't be."""
-    for key in WHOLE_NUMBERS:
-        value = OmegaConf.select(config, key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigurationError(key, value, "it must be a whole number of at least 1")
+def _as_checked(config: DictConfig) -> DictConfig:
+    """With what would only be wrong here and now: a micro-batch, which is planned, and a file, which is elsewhere."""
+    config = copy.deepcopy(config)
+    config.batch.micro_size = 1
+    if OmegaConf.select(config, "task.perceptual_weights") is not None:
+        config.task.perceptual_weights = None
+    return config
+
+
+def check_assumed(config: DictConfig) -> None:
+    """Raises ConfigurationError for assumptions that can't be."""
     for key, value in config.assume.items():
-        if value is None and key == "samples":
+        if (
+            key == "samples"
+            and value is not None
+            and (not isinstance(value, int) or isinstance(value, bool) or value < 1)
+        ):
+            raise ConfigurationError("assume.samples", value, "it must be a whole number of at least 1, or null")
+        if key == "samples":
             continue
         zero = key in ("reserved_bytes", "fragmentation", "egress_dollars_per_gigabyte")
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or (value == 0 and not zero):

@@ -2,6 +2,7 @@
 
 python -m tests.benchmarks.chaos --faults 50
 python -m tests.benchmarks.chaos --minutes 10     # as many as come about in that time
+python -m tests.benchmarks.chaos --uploads        # checkpoints go to the store, too, and must be whole there
 
 A tiny demo trains on two ranks, from an S3 store behind a proxy. One fault after another hits it at a random moment:
 amid start-up, a step or a save. Whoever ends is started again by the same command, as slurm/train.sbatch does: statuses
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--faults", type=int, help="so many, 50 unless --minutes is given")
     parser.add_argument("--minutes", type=float, help="make faults for so long, or for that long at most")
     parser.add_argument("--seed", type=int, default=0, help="of kinds, victims and moments")
+    parser.add_argument("--uploads", action="store_true", help="have the run bring its checkpoints to the store, too")
     parser.add_argument("--keep", action="store_true", help="keep the runs and their logs, also when all is well")
     arguments = parser.parse_args()
     minutes = float("inf") if arguments.minutes is None else arguments.minutes
@@ -42,7 +44,7 @@ def main() -> None:
     number = wanted if arguments.faults or arguments.minutes is None else int(minutes * FAULTS_A_MINUTE)
     faults = drawn(number, random.Random(arguments.seed))
     folder = Path(tempfile.mkdtemp(prefix="ldm-chaos-"))
-    outcome = trial(folder, faults, arguments.seed, minutes, Teller())
+    outcome = trial(folder, faults, arguments.seed, minutes, Teller(), arguments.uploads)
     lost = bool(outcome.problems) or outcome.survived < wanted
     print("\n" + "\n".join(table(outcome.records)) + "\n")
     show(figures(outcome, wanted))

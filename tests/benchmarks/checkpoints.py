@@ -61,15 +61,17 @@ def figures(rounds: list[dict[str, float]], peak: float) -> list[tuple[str, str,
     """The table of these rounds."""
     for number, found in enumerate(rounds):
         print(f"round {number}: " + ", ".join(f"{name} {value:.2f}" for name, value in found.items()))
-    best = {name: min(found[name] for found in rounds) for name in rounds[0]}
+    best = {name: min(found[name] for found in rounds) for name in rounds[-1]}
+    limit = 0.2 * best["deepspeed save"]
     size, parameters = best["bytes"], best["parameters"]
     plain, written = (size / best[name] / 1e6 for name in ("plain write", "write"))
     return [
         ("parameters", f"{parameters / 1e6:.1f} M", "at least 300 M"),
-        ("stalled by a save", f"{best['stall']:.2f} s", f"at most {0.2 * best['deepspeed save']:.2f} s"),
+        ("stalled by a save", f"{best['stall']:.2f} s", f"at most {limit:.2f} s"),
         ("  DeepSpeed's save_checkpoint", f"{best['deepspeed save']:.2f} s", ""),
         ("  ratio", f"{best['stall'] / best['deepspeed save']:.3f}", "at most 0.200"),
-        ("  the first save, into fresh memory", f"{rounds[0]['stall']:.2f} s", ""),
+        ("  by the first save", f"{rounds[0]['stall']:.2f} s", f"at most {limit:.2f} s"),
+        ("  its memory, got ready behind training", f"{rounds[0]['memory']:.2f} s", ""),
         ("written behind training", f"{written:.0f} MB/s", f"at least {0.9 * plain:.0f} MB/s"),
         ("  plain sequential write", f"{plain:.0f} MB/s", ""),
         ("  ratio", f"{written / plain:.2f}", "at least 0.90"),
@@ -87,6 +89,8 @@ def measure(ranks: Distributed, folder: Path, rounds: int, blocks: int) -> list[
     found = []
     for number in range(rounds):
         seconds: dict[str, float] = {"parameters": sum(torch.Size(shape).numel() for shape in engine.shapes.values())}
+        if number == 0:
+            seconds["memory"] = get_memory(checkpoints, engine, ranks)
 
         def timed(name: str, work: Callable[[], Any], seconds: dict[str, float] = seconds) -> None:
             os.sync()
@@ -126,6 +130,16 @@ def measure(ranks: Distributed, folder: Path, rounds: int, blocks: int) -> list[
         ranks.barrier()
         found.append(seconds)
     return found
+
+
+def get_memory(checkpoints: Checkpoints, engine: Engine, ranks: Distributed) -> float:
+    """Seconds until host memory for saves is there, which a run gets while its first steps are made."""
+    ranks.barrier()
+    started = time.perf_counter()
+    checkpoints.make_room({"model": engine})
+    assert checkpoints._memory is not None
+    checkpoints._memory.result()
+    return float(max(ranks.gather_objects(time.perf_counter() - started)))
 
 
 def build(ranks: Distributed, blocks: int) -> Engine:

@@ -54,6 +54,7 @@ class Store:
         self.proxy.__enter__()
         self.environment = {**self._store.environment, "AWS_ENDPOINT_URL": self.proxy.url}
         self.url = f"{self._store.url}/squares"
+        self.uploads = f"{self._store.url}/run"
         os.environ.update(self._store.environment)
         prepare(Squares(), self.url, Storage(), samples_per_shard=20)
         os.environ.update(self.environment)

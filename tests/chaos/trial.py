@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.transfer import Transfers
 from evaluation.goodput import Goodput, account
 from tests.chaos.disturbed import (
     NOT_MADE,
@@ -27,7 +28,8 @@ from tests.chaos.faults import Chaos, Fault
 from tests.chaos.place import Store, settings, small_disk
 from tests.chaos.supervisor import FINISHED, Supervisor
 from tests.chaos.telling import Teller
-from tests.chaos.verdict import differences, leftovers
+from tests.chaos.verdict import differences, leftovers, problems_of_uploads
+from training.checkpoint_store import CheckpointStore
 
 DISK_FAULT = "disk full"
 
@@ -48,8 +50,13 @@ class Outcome:
         return sum(record.outcome in (RESTART, RIDDEN_OUT) for record in self.records)
 
 
-def trial(folder: Path, faults: Sequence[Fault], seed: int, minutes: float, teller: Teller) -> Outcome:
-    """Trains calmly, then under the faults, for `minutes` at most; both below `folder`, with logs beside them."""
+def trial(
+    folder: Path, faults: Sequence[Fault], seed: int, minutes: float, teller: Teller, uploads: bool = False
+) -> Outcome:
+    """Trains calmly, then under the faults, for `minutes` at most; both below `folder`, with logs beside them.
+
+    uploads: whether the disturbed run brings its checkpoints to the store, too.
+    """
     steps = steps_for(len(faults))
     runs = {name: folder / name for name in ("calm", "disturbed")}
     with ExitStack() as stack:
@@ -58,8 +65,9 @@ def trial(folder: Path, faults: Sequence[Fault], seed: int, minutes: float, tell
             teller.line(f"no small disk can be mounted here (only root may): '{DISK_FAULT}' is left out")
             faults = [fault for fault in faults if fault.name != DISK_FAULT]
         overrides = settings(folder, store.url, steps)
+        more = {"calm": [], "disturbed": [f"checkpoint.upload={store.uploads}"] if uploads else []}
         supervisors = {
-            name: Supervisor(run, overrides, store.environment, folder / f"{name}-temporary")
+            name: Supervisor(run, [*overrides, *more[name]], store.environment, folder / f"{name}-temporary")
             for name, run in runs.items()
         }
         for supervisor in supervisors.values():
@@ -81,6 +89,8 @@ def trial(folder: Path, faults: Sequence[Fault], seed: int, minutes: float, tell
             problems.append(f"the run ended with status {disturbed.status} at step {disturbed.step}")
         else:
             problems += differences(runs["disturbed"], runs["calm"], steps)
+            if uploads:
+                problems += problems_of_uploads(CheckpointStore(store.uploads, Transfers()), steps)
         problems += leftovers(runs["disturbed"], folder / "disturbed-temporary", began)
         return Outcome(ordeal.records, disturbed.statuses, account(runs["disturbed"]), seconds, problems)
 

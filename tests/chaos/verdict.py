@@ -13,7 +13,8 @@ import psutil
 import torch
 
 from tests.chaos.supervisor import marked
-from training.checkpoint_files import MANIFEST, Reader, complete_checkpoints, newest_complete
+from training.checkpoint_files import MANIFEST, Reader, complete_checkpoints, newest_complete, step_of
+from training.checkpoint_store import CheckpointStore
 
 SHARED_MEMORY = Path("/dev/shm")
 GONE_SECONDS = 15.0
@@ -62,6 +63,16 @@ def different_states(disturbed: Path, calm: Path, steps: int) -> list[str]:
             if other:
                 found.append(f"{kind} of {len(other)} parameters of {engine} differ, such as {other[0]}")
     return found
+
+
+def problems_of_uploads(store: CheckpointStore, steps: int) -> list[str]:
+    """What is wrong with the last checkpoint in the store, and what lies there that never became one."""
+    contents = store.contents()
+    complete = store.complete()
+    if not complete or step_of(complete[0]) != steps:
+        return [f"the newest checkpoint in the store is {complete[0] if complete else 'none'}, not of step {steps}"]
+    torn = sorted(contents.keys() - complete)
+    return store.problems(complete[0]) + [f"{store.place(name)}: a torn checkpoint" for name in torn]
 
 
 def leftovers(run: Path, temporary: Path, since: float) -> list[str]:

@@ -22,6 +22,7 @@ from evaluation.diffusers_folder import PipelineParts, read_pipeline
 from evaluation.first_stage import save_first_stage
 from evaluation.generate import generate
 from evaluation.run import LoadedRun, load_run
+from evaluation.weights_file import write_run_weights
 from models.interop import compvis
 from models.samplers.ddim import ddim
 
@@ -285,3 +286,10 @@ def test_a_folder_of_something_else_is_named(folder: Path, tmp_path: Path) -> No
     (other / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(ValueError, match="holds a FluxPipeline; only LDMTextToImagePipeline, StableDiffusionPipeline"):
         read_pipeline(other)
+
+
+def test_the_command_writes_a_run_s_weights_alone(tiny_run: Path, tmp_path: Path) -> None:
+    written = export_to(tmp_path / "out", tiny_run, "weights") / "weights.safetensors"
+    write_run_weights(str(tiny_run), "ema", tmp_path / "weights.safetensors")
+    assert list(written.parent.iterdir()) == [written]
+    assert written.read_bytes() == (tmp_path / "weights.safetensors").read_bytes()

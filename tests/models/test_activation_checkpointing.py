@@ -73,7 +73,7 @@ def text(choice: bool | list[str] | None) -> tuple[nn.Module, Tensor]:
 
 def first_stage(choice: bool | list[str] | None) -> tuple[nn.Module, Tensor]:
     model = AutoencoderKL(32, [1, 2], 1, 4, activation_checkpointing=choice)
-    latents, penalty, _ = model.regularised(torch.rand(2, 3, 16, 16), torch.rand(2, 4, 8, 8))
+    latents, penalty, *_ = model.regularised(torch.rand(2, 3, 16, 16), torch.rand(2, 4, 8, 8))
     return model, model.decode(latents).square().sum() + penalty
 
 

@@ -59,6 +59,8 @@ def test_the_commitment_weighs_the_encoders_share(published: bool, on_codebook: 
 def test_perplexity_counts_the_entries_in_use(codebook: Codebook) -> None:
     assert codebook.perplexity(torch.full((2, 4, 4), 3)).item() == pytest.approx(1)
     assert codebook.perplexity(torch.arange(17).view(1, 1, 17)).item() == pytest.approx(17)
+    assert codebook.usage(torch.full((2, 4, 4), 3)).item() == pytest.approx(1 / 17)
+    assert codebook.usage(torch.arange(17).view(1, 1, 17)).item() == 1
     even = torch.tensor([0, 5, 9, 16] * 4).view(2, 2, 4)
     assert codebook.perplexity(even).item() == pytest.approx(4)
 
@@ -81,8 +83,9 @@ def small(middle_attention: bool = True) -> AutoencoderVQ:
 def test_gradient_reaches_every_parameter_of_the_first_stage(middle_attention: bool) -> None:
     autoencoder = small(middle_attention)
     x = torch.rand(2, 3, 16, 16) * 2 - 1
-    latents, penalty, statistics = autoencoder.regularised(x, torch.zeros(2, 3, 8, 8))
+    latents, penalty, statistics, (z, indices) = autoencoder.regularised(x, torch.zeros(2, 3, 8, 8))
     assert 1 < statistics["codebook_perplexity"] <= 32
+    assert torch.equal(autoencoder.codebook.nearest(z), indices) and not z.requires_grad
     (autoencoder.to_image(autoencoder.last_features(latents)).sub(x).square().sum() + 100 * penalty).backward()
     untouched = [n for n, p in autoencoder.named_parameters() if p.grad is None or not p.grad.any()]
     assert [name for name in untouched if not name.endswith("key.bias")] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -12,13 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from data.transfer import Transfers
 from tests.chaos.disturbed import NOT_MADE, RESTART, RIDDEN_OUT
 from tests.chaos.faults import FAULTS
 from tests.chaos.supervisor import MARK
 from tests.chaos.telling import Teller
 from tests.chaos.trial import table, trial
-from tests.chaos.verdict import differences, leftovers
+from tests.chaos.verdict import differences, leftovers, problems_of_uploads
 from tests.store import needs_store
+from training.checkpoint_files import FileEntry, Manifest, folder_name
+from training.checkpoint_store import CheckpointStore
 from training.starts import read_starts
 
 CHOSEN = (
@@ -71,6 +75,22 @@ def test_the_verdict_sees_other_losses_and_steps(tmp_path: Path) -> None:
     assert any("each of the steps 0 to 2 once" in found for found in differences(other, calm, 2))
 
 
+def test_the_verdict_sees_what_is_wrong_in_the_store(tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path), Transfers())
+    assert "is none, not of step 8" in problems_of_uploads(store, 8)[0]
+    for step in (4, 8):
+        folder = tmp_path / "checkpoints" / folder_name(step)
+        folder.mkdir(parents=True)
+        (folder / "rank").write_bytes(b"123")
+        if step == 8:
+            entry = FileEntry(3, hashlib.sha256(b"123").hexdigest())
+            (folder / "manifest.json").write_text(Manifest(8, 64, 1, {}, {"rank": entry}).to_json())
+    assert problems_of_uploads(store, 8) == [f"{store.place(folder_name(4))}: a torn checkpoint"]
+    (folder / "rank").write_bytes(b"124")
+    assert "sha256" in problems_of_uploads(store, 8)[0]
+    assert f"is {folder_name(8)}, not of step 12" in problems_of_uploads(store, 12)[0]
+
+
 def test_the_verdict_sees_what_was_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.chaos.verdict.GONE_SECONDS", 0.2)
     run, temporary = tmp_path / "run", tmp_path / "temporary"
@@ -85,9 +105,14 @@ def test_the_verdict_sees_what_was_left_behind(tmp_path: Path, monkeypatch: pyte
     (run / "config.yaml.partial").touch()
     (temporary / "pymp-abc").mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={**os.environ, MARK: str(run)}
+        [sys.executable, "-c", "print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, MARK: str(run)},
     )
     try:
+        assert process.stdout is not None
+        process.stdout.readline()  # before it has begun, its environment is this process's
         found = leftovers(run, temporary, 2e10)
     finally:
         process.kill()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.resident import resident
 from tests.training.conftest import OnRanks
 from tests.training.test_elastic import build, train
 from training.checkpoint import Checkpoints
@@ -25,8 +26,9 @@ from training.checkpoint_files import (
     Reader,
     folder_name,
 )
-from training.checkpoint_share import Share
+from training.checkpoint_share import Share, host_memory
 from training.distributed import Distributed
+from training.engine import Engine
 from training.retention import Retention
 
 
@@ -74,6 +76,41 @@ def test_training_goes_on_while_the_state_it_left_is_written(tmp_path: Path, on_
     result = on_ranks(2, while_one_rank_writes, tmp_path)
     assert result["found"] == [[], [first], [first, second], True]
     assert result["noted"] == [[]], "once, before the checkpoint counts"
+
+
+def memory_of_shares(ranks: Distributed, folder: Path) -> list[Any]:
+    """Where the memory is that was got ready, and that of two shares; how often it was got, and by which threads."""
+    engine = build(2, ranks.world)
+    checkpoints = Checkpoints(folder, ranks)
+    threads, shares = [], []
+
+    def noted(elements: int, on_gpu: bool) -> torch.Tensor:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return host_memory(elements, on_gpu)
+
+    def kept(engines: dict[str, Engine], memory: torch.Tensor | None) -> Share:
+        assert memory is not None
+        shares.append(memory.data_ptr())
+        return Share(engines, memory)
+
+    with mock.patch("training.checkpoint.host_memory", noted), mock.patch("training.checkpoint.Share", kept):
+        checkpoints.make_room({"model": engine})
+        assert checkpoints._memory is not None
+        ready = checkpoints._memory.result()
+        for step in (1, 2):
+            checkpoints.save({"model": engine}, step, 8, {})
+        checkpoints.finish()
+    return [[ready.data_ptr()] * 2 == shares, threads]
+
+
+def test_saves_share_memory_that_was_got_ready_behind_training(tmp_path: Path, on_ranks: OnRanks) -> None:
+    assert on_ranks(2, memory_of_shares, tmp_path) == [True, [False]]
+
+
+def test_memory_that_is_ready_is_there() -> None:
+    before = resident("VmRSS")
+    memory = host_memory(2**24, on_gpu=False)
+    assert resident("VmRSS") - before > 0.95 * memory.nbytes
 
 
 def when_a_write_fails(ranks: Distributed, folder: Path) -> list[Any]:

@@ -68,3 +68,4 @@ def test_what_a_run_judges_spikes_by_is_told_in_short() -> None:
     told = in_short({"left_out": 2, "in_a_row": 0, "made": made})
     assert told == "left_out 2, in_a_row 0, made 100 entries, the last (loss 9.9, gradient norm 1)"
     assert [in_short(value) for value in ({}, [1, 2], 0.1234567891234, "x")] == ["none", "[1; 2]", "0.123456789", "x"]
+    assert in_short("0" * 4096) == "4,096 characters"

@@ -93,7 +93,8 @@ def test_any_stage_and_number_of_ranks_continues_from_any_other(
         for key, value in on_ranks(world, load_at_every_stage, tmp_path).items():
             stage, name = key.split("stage ")[1][0], key.split(": ")[1]
             wanted = straight[f"stage {stage} {name}"]
-            torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
+            near = {"rtol": 1e-5, "atol": 1e-6} if name == "losses" else {"rtol": 0, "atol": 1e-6}  # the average
+            torch.testing.assert_close(value, wanted, **near, msg=lambda m, k=key: f"{k}: {m}")
             cases += name == "losses"
     assert cases == (len(worlds) * len(STAGES)) ** 2
 

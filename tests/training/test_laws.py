@@ -151,7 +151,11 @@ def other_tasks(
 ) -> dict[str, torch.Tensor]:
     """The differences of both kinds of first stages, and of a classifier."""
     found = {}
-    for name, overrides in (("kl", kl), ("vq", [*vq, "engine=zero3"]), ("classifier", classifier)):
+    for name, overrides in (
+        ("kl", kl),
+        ("vq", [*vq, "engine=zero3", "task.revive_codes_every=3"]),
+        ("classifier", classifier),
+    ):
         differences = straight_and_interrupted(ranks, overrides, folder / name)
         found |= {f"{name} {key}": value for key, value in differences.items()}
     return found
@@ -175,6 +179,7 @@ def test_so_they_do_for_first_stages_and_a_classifier(
         assert unequal(differences) == {}, f"{world} ranks"
         assert any("kl discriminator exp_avg_sq" in key for key in differences)
         assert any("vq step 4 train/codebook_perplexity" in key for key in differences)
+        assert any("vq step 3 train/codes_revived" in key for key in differences)
         assert any("classifier step 4 train/accuracy_decile_" in key for key in differences)
 
 

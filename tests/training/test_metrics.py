@@ -41,7 +41,7 @@ def test_every_metric_of_a_run_is_in_the_schema_and_the_other_way_round(
     tasks = {
         "diffusion": [*tiny_diffusion, sources],
         "kl": tiny_autoencoder,
-        "vq": [*tiny_vq, "task.adversary_start=0"],
+        "vq": [*tiny_vq, "task.adversary_start=0", "task.revive_codes_every=2"],
         "classifier": tiny_classifier,
     }
     rows = on_ranks(2, rows_of_all_tasks, tasks, tmp_path)

@@ -9,13 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.utils import instantiate
 
 from evaluation.compare import differences
 from evaluation.features import FeatureNetwork
+from evaluation.metrics.psnr import psnr
+from evaluation.metrics.ssim import ssim
+from evaluation.pictures import to_uint8
 from evaluation.results import read_results
+from models.interop.compvis_checkpoint import below
 from tests.training.conftest import OnRanks
 from tests.training.runs import composed
-from training.checkpoint_files import Reader
+from training.checkpoint_files import Reader, read_weights
+from training.dataset import held_out_samples
 from training.distributed import Distributed
 from training.fit import train_and_report
 
@@ -35,6 +41,28 @@ def work(ranks: Distributed, overrides: list[str], folder: Path) -> dict[str, An
 
 def rows_of(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_what_is_logged_of_a_first_stage_is_how_it_reconstructs_all_held_out_pictures(
+    world: int, tiny_autoencoder: list[str], tmp_path: Path, on_ranks: OnRanks
+) -> None:
+    """Shared over the ranks, at a size that it wasn't trained on; by the averaged weights of the run's checkpoint."""
+    settings = [*tiny_autoencoder, "monitor.image_size=48", "monitor.every=3"]
+    on_ranks(world, work, settings, tmp_path)
+    config = composed(settings)
+    images = held_out_samples(config, instantiate(config.data.storage)).images
+    assert images.shape == (8, 3, 48, 48)
+    stored = read_weights(tmp_path / "checkpoints" / "step-00000003", "model", "ema")
+    autoencoder = instantiate(config.model).eval()
+    autoencoder.load_state_dict(below("autoencoder.", stored))
+    with torch.no_grad():
+        latents = autoencoder.latents(images.float() / 127.5 - 1, torch.zeros(1, 1, 1, 1))
+        made = to_uint8(autoencoder.decode(latents).clamp(-1, 1))
+    [row] = [row for row in rows_of(tmp_path) if "eval/psnr" in row]
+    assert row["step"] == 3
+    assert row["eval/psnr"] == pytest.approx(psnr(made, images).mean().item(), abs=1e-3)
+    assert row["eval/ssim"] == pytest.approx(ssim(made, images).mean().item(), abs=1e-4)
 
 
 @pytest.mark.slow  # the network of features looks five times

@@ -77,7 +77,18 @@ def test_the_table_answers_what_a_user_asks() -> None:
     text = table("cluster.nodes=1", "cluster.gpus_per_node=8")
     for word in ("parameters trained", "FLOPs per image", "micro-batch", "images/s", "days", "GPU-hours", "cost"):
         assert word in text
-    for word in ("checkpoint.every", "from the store", "shards", "1024", "Assumed", "weights", "ema", "buckets"):
+    assert "computing at 25 % of its peak (MFU, assumed)" in text
+    for word in (
+        "stands still for",
+        "checkpoint.every",
+        "from the store",
+        "shards",
+        "1024",
+        "Assumed",
+        "weights",
+        "ema",
+        "buckets",
+    ):
         assert word in text
     assert "batch.global_size=16 isn't" not in text
     stages = {line.split()[0].rstrip("*") for line in text.splitlines() if re.match(r"  [0-3]\*? +\d+ x \d+ ", line)}
@@ -97,7 +108,13 @@ def test_what_does_not_fit_is_said() -> None:
     [
         ("cluster.gpu=h1000", "cluster.gpu=h1000: choose one of a100-40"),
         ("cluster.nodes=0", "cluster.nodes=0: it must be a whole number of at least 1"),
+        ("cluster.price_per_gpu_hour=cheap", "cluster.price_per_gpu_hour=cheap: it must be a number of at least 0"),
+        ("cluster.price_per_gpu_hour=-1", "cluster.price_per_gpu_hour=-1: it must be a number of at least 0"),
         ("assume.utilisation=40", "assume.utilisation=40: it must be a share, up to 1"),
+        ("assume.samples=0.5", "assume.samples=0.5: it must be a whole number of at least 1, or null"),
+        ("engine.offload_optimizer=nvme", "engine.offload_optimizer=nvme: engine.zero_stage=2 can't"),
+        ("engine.zero_stage=5", "engine.zero_stage=5: choose one of 0, 1, 2, 3"),
+        ("steps=0", "steps=0: it must be a whole number of at least 1"),
         ("cluster.nodez=2", "did you mean cluster.nodes"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -57,8 +58,11 @@ def cluster_of(config: DictConfig) -> Cluster:
         value: Any = settings[key]
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigurationError(f"cluster.{key}", value, "it must be a whole number of at least 1")
-    if settings.price_per_gpu_hour is not None:
-        gpu = replace(gpu, price_per_hour=float(settings.price_per_gpu_hour))
+    price: Any = settings.price_per_gpu_hour
+    if price is not None:
+        if not isinstance(price, int | float) or isinstance(price, bool) or not 0 <= price < math.inf:
+            raise ConfigurationError("cluster.price_per_gpu_hour", price, "it must be a number of at least 0, or null")
+        gpu = replace(gpu, price_per_hour=float(price))
     return Cluster(gpu, settings.nodes, settings.gpus_per_node)
 
 

@@ -11,15 +11,19 @@ REQUESTS_PER_PREFIX = 5500  # a second, which AWS S3 promises for reading
 
 @dataclass(frozen=True)
 class Checkpointing:
-    """What checkpoints of `elements` parameters cost when `nodes` write them at once, each `rate` bytes a second.
+    """What checkpoints of `elements` parameters cost: every rank copies its share to host memory while training stands
+    still, and its node writes it behind training.
 
-    kinds: float32 numbers that are kept of each parameter.
+    kinds: float32 numbers that are kept of each parameter. copy_rate: bytes a second that a rank copies; None where its
+    state lies in files, which are read while training waits. write_rate: bytes a second that a node writes.
     """
 
     elements: int
     kinds: int
+    ranks: int
     nodes: int
-    rate: float
+    copy_rate: float | None
+    write_rate: float
 
     @property
     def size(self) -> float:
@@ -29,15 +33,22 @@ class Checkpointing:
     @property
     def seconds(self) -> float:
         """To write one."""
-        return self.size / (self.nodes * self.rate)
+        return self.size / (self.nodes * self.write_rate)
+
+    @property
+    def stall(self) -> float:
+        """Seconds that training stands still for one."""
+        return self.seconds if self.copy_rate is None else self.size / (self.ranks * self.copy_rate)
 
     def best_interval(self, seconds_between_failures: float) -> float:
-        """Seconds between two, for the least time lost to writing and to repeating: sqrt(2 δ M) (Young 1974)."""
-        return math.sqrt(2 * self.seconds * seconds_between_failures)
+        """Seconds between two, for the least time lost to standing still and to repeating: sqrt(2 δ M) (Young 1974);
+        and not before the one before is written."""
+        return max(self.seconds, math.sqrt(2 * self.stall * seconds_between_failures))
 
     def lost_share(self, interval: float, seconds_between_failures: float) -> float:
-        """Share of the time that goes into writing, and into repeating half an interval after a failure."""
-        return self.seconds / interval + interval / 2 / seconds_between_failures
+        """Share of the time that goes into standing still, and into repeating after a failure: half an interval, and
+        what was trained while the newest checkpoint was being written."""
+        return self.stall / interval + (interval / 2 + self.seconds) / seconds_between_failures
 
 
 def bytes_read_per_sample(sample_bytes: float, block_bytes: int, caches: int) -> float:

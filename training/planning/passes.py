@@ -135,7 +135,7 @@ def _count_first_stage(
         noise = torch.empty(batch, autoencoder.latent_channels, side, side, device="meta", dtype=dtype)
 
         def loss() -> Tensor:
-            output, _, penalty, _, _ = model(images(batch, size, dtype), noise)
+            output, _, penalty, *_ = model(images(batch, size, dtype), noise)
             value = hinge_generator_loss(discriminator(output).float()) + penalty
             if perceptual is not None:
                 value = value + (perceptual(images(batch, size, torch.float32)) - perceptual(output.float())).mean()

@@ -77,7 +77,14 @@ def make_plan(config: DictConfig, cluster: Cluster) -> Plan:
     ]
     fitting = [c for c in choices if c.stage == settings.zero_stage and room.holds(c.parts)]
     chosen = max(fitting, key=lambda c: c.micro_batch, default=None)
-    checkpointing = Checkpointing(counted.elements, counted.kinds, cluster.nodes, assume.write_bytes_per_second)
+    checkpointing = Checkpointing(
+        counted.elements,
+        counted.kinds,
+        cluster.ranks,
+        cluster.nodes,
+        None if settings.state_in_files else assume.copy_bytes_per_second,
+        assume.write_bytes_per_second,
+    )
     if chosen is None:
         return Plan(config, cluster, counted, room, batch, choices, None, None, [], [], [], checkpointing, None)
     clock = Clock(config, counted, settings)
@@ -86,9 +93,8 @@ def make_plan(config: DictConfig, cluster: Cluster) -> Plan:
     for ranks in SIMULATED:
         machines = cluster.of(ranks)
         weak.append(clock.scaled(machines, share * ranks, chosen.micro_batch))
-        if batch % ranks == 0:
-            largest = max(s for s in micro_batches(batch, ranks) if s <= max(chosen.micro_batch, 1))
-            strong.append(clock.scaled(machines, batch, largest))
+        if batch % ranks == 0 and (fit := _fitting(counted, settings, room, batch, ranks)):
+            strong.append(clock.scaled(machines, batch, fit[-1]))
     samples = assume.samples or config.steps * batch
     caches = cluster.nodes if config.data.storage.cache_folder else cluster.ranks * max(1, config.data.workers)
     block = config.data.storage.block_bytes
@@ -114,6 +120,13 @@ def make_plan(config: DictConfig, cluster: Cluster) -> Plan:
         checkpointing,
         reading,
     )
+
+
+def _fitting(counted: Counted, settings: EngineSettings, room: Room, batch: int, ranks: int) -> list[int]:
+    """The micro-batches that fit where so many ranks share a batch, smallest first."""
+    share = batch // ranks
+    sizes = micro_batches(batch, ranks)
+    return [size for size in sizes if room.holds(choice_of(counted, settings, ranks, size, share // size).parts)]
 
 
 class Clock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
-from evaluation.numbers import duration, number, percent, whole
+from evaluation.numbers import duration, number, percent, seconds, whole
 from training.planning import communication
 from training.planning.batches import Choice, shown
 from training.planning.memory import Parts
@@ -75,6 +75,10 @@ def _memory(plan: Plan) -> Iterator[str]:
         ["ZeRO", "micro-batch", *PARTS, "tensors", "in all", "fits", "peak in"],
         [_memory_row(plan, choice) for choice in plan.choices if choice.micro_batch in sizes],
     )
+    yield (
+        "  micro-batch: images at a time x times a step; weights: that are computed with; optimizer: moments, and fp32 "
+        "weights beside others; buckets: of communication; others: frozen models, and the one that monitors look at"
+    )
 
 
 def _memory_row(plan: Plan, choice: Choice) -> list[str]:
@@ -94,9 +98,9 @@ def _time(plan: Plan) -> Iterator[str]:
     assert plan.chosen is not None and plan.step is not None
     config, step, ranks = plan.config, plan.step, plan.cluster.ranks
     rate = plan.global_batch / step.seconds
-    saving = config.steps // config.checkpoint.every * plan.checkpointing.seconds
-    seconds = config.steps * step.seconds + saving
-    hours = seconds / 3600 * ranks
+    saving = config.steps // config.checkpoint.every * plan.checkpointing.stall
+    taken = config.steps * step.seconds + saving
+    hours = taken / 3600 * ranks
     micro, accumulation = plan.chosen.micro_batch, plan.chosen.accumulation
     yield (
         f"\n* engine=zero{plan.chosen.stage} batch.micro_size={micro}, the largest that fits"
@@ -106,8 +110,11 @@ def _time(plan: Plan) -> Iterator[str]:
         f"step                {1000 * step.seconds:.0f} ms: {1000 * step.compute:.0f} computing, "
         f"{1000 * step.exposed:.0f} waiting for others (communication takes {1000 * step.communication:.0f})"
     )
-    yield f"images/s            {number(rate)}; {number(rate / ranks)} a GPU"
-    yield f"{whole(config.steps)} steps".ljust(20) + f"{duration(seconds)} ({seconds / 86400:.1f} days)"
+    yield (
+        f"images/s            {number(rate)}; {number(rate / ranks)} a GPU, computing at "
+        f"{percent(plan.assume.utilisation)} of its peak (MFU, assumed)"
+    )
+    yield f"{whole(config.steps)} steps".ljust(20) + f"{duration(taken)} ({taken / 86400:.1f} days)"
     yield f"GPU-hours           {whole(hours)}"
     yield (
         f"cost                ${whole(hours * plan.cluster.gpu.price_per_hour)} at "
@@ -131,7 +138,10 @@ def _scaling(plan: Plan) -> Iterator[str]:
         for scaled in plan.weak
     ]
     per_rank = plan.chosen.micro_batch * plan.chosen.accumulation
-    yield f"  first: {per_rank} images a GPU; then: {whole(plan.global_batch)} images in all, where they divide"
+    yield (
+        f"  first: {per_rank} images a GPU; then: {whole(plan.global_batch)} in all, where they divide, by the largest "
+        "micro-batch that fits"
+    )
     yield from grid([*header, *header[1:]], rows)
 
 
@@ -152,8 +162,9 @@ def _checkpoints(plan: Plan) -> Iterator[str]:
     best = saved.best_interval(failures)
     interval = plan.config.checkpoint.every * plan.step.seconds
     yield (
-        f"\ncheckpoint          {gigabytes(saved.size)} GB, {gigabytes(saved.size / plan.cluster.ranks)} a rank, "
-        f"written in {duration(saved.seconds)}; {plan.config.checkpoint.keep} are kept"
+        f"\ncheckpoint          {gigabytes(saved.size)} GB, {gigabytes(saved.size / plan.cluster.ranks)} a rank; "
+        f"training stands still for {_short(saved.stall)}, and it is written in {_short(saved.seconds)}; "
+        f"{plan.config.checkpoint.keep} are kept"
     )
     yield (
         f"a failure           every {duration(failures)}; least is lost with a checkpoint every {duration(best)}, "
@@ -163,6 +174,11 @@ def _checkpoints(plan: Plan) -> Iterator[str]:
         f"as set              checkpoint.every={plan.config.checkpoint.every}, {duration(interval)}: "
         f"{percent(saved.lost_share(interval, failures))} lost"
     )
+
+
+def _short(time: float) -> str:
+    """To two digits: 17 ms."""
+    return seconds(float(f"{time:.2g}"))
 
 
 def _round(steps: float) -> int:
@@ -182,8 +198,8 @@ def _data(plan: Plan) -> Iterator[str]:
         f"{shard} GB each"
     )
     yield (
-        f"from the store      {sent / 1e12:.1f} TB, {reading.rate / 1e6:.0f} MB/s, {reading.requests:.0f} requests/s; "
-        f"${whole(sent / 1e9 * assume.egress_dollars_per_gigabyte)} at "
+        f"from the store      {sent / 1e12:.1f} TB, {whole(reading.rate / 1e6)} MB/s, "
+        f"{whole(reading.requests)} requests/s; ${whole(sent / 1e9 * assume.egress_dollars_per_gigabyte)} at "
         f"${assume.egress_dollars_per_gigabyte} a GB"
     )
     for doubt in reading.doubts(assume.sample_bytes, plan.cluster.nodes, assume.read_bytes_per_second):
@@ -205,10 +221,13 @@ def _assumptions(plan: Plan) -> Iterator[str]:
         f"{percent(communication.HIDING_SHARE)} of a pass can hide communication, where "
         "engine.overlap_communication is on; the backward pass is two thirds; ranks are alike, and none is late",
         f"a sample is {assume.sample_bytes / 1e3:.0f} kB in its shard, and training never waits for data",
-        f"GPUs fail every {whole(assume.failure_gpu_hours)} hours each; a node writes "
-        f"{assume.write_bytes_per_second / 1e9:.1f} GB/s, and training stands still meanwhile",
+        f"GPUs fail every {whole(assume.failure_gpu_hours)} hours each; for a checkpoint each copies "
+        f"{assume.copy_bytes_per_second / 1e9:.1f} GB/s to host memory, and a node writes "
+        f"{assume.write_bytes_per_second / 1e9:.1f} GB/s behind training",
         "prices are assumptions; looking at the model (monitor.*) and starting take no time",
     ]
+    if plan.config.engine.get("offload_optimizer") is not None:
+        told.append("offloaded state takes no time: what its way from the GPU and back adds to a step isn't known")
     yield from (f"  - {text}" for text in told)
 
 
@@ -218,13 +237,13 @@ def brief(plan: Plan) -> Iterator[str]:
     if plan.chosen is None or plan.step is None:
         yield f"on {machines} nothing fits with engine=zero{plan.config.engine.zero_stage}"
         return
-    seconds = plan.config.steps * plan.step.seconds
-    hours = seconds / 3600 * plan.cluster.ranks
+    taken = plan.config.steps * plan.step.seconds
+    hours = taken / 3600 * plan.cluster.ranks
     yield (
         f"on {machines}: batch.micro_size={plan.chosen.micro_batch} is the largest that fits, a rank takes "
         f"{gigabytes(plan.room.taken(plan.chosen.parts))} of {gigabytes(plan.room.memory_bytes)} GB then"
     )
     yield (
-        f"{whole(plan.config.steps)} steps of {1000 * plan.step.seconds:.0f} ms: {duration(seconds)}, "
+        f"{whole(plan.config.steps)} steps of {1000 * plan.step.seconds:.0f} ms: {duration(taken)}, "
         f"{whole(hours)} GPU-hours, ${whole(hours * plan.cluster.gpu.price_per_hour)}; as `ldm plan` reckons"
     )

@@ -13,6 +13,7 @@ from models.discriminator import hinge_discriminator_loss, hinge_generator_loss
 from models.objective import by_group
 from models.perceptual import PerceptualLoss
 from training import noise
+from training.codebook_revival import CodebookRevival
 from training.engine import Engine
 from training.modules import ReconstructionModule
 from training.tasks import named_sources
@@ -30,6 +31,7 @@ class AutoencoderTask:
     variance, as published for KL; False: the mean of |x − x̂| over everything, as published for VQ, whose penalty is
     a mean too. The penalty is the autoencoder's own: KL, or codebook loss. `perceptual` is None where its weights
     aren't available. judge: a copy of the discriminator, outside of its engine, to differentiate by the images.
+    revival: puts entries of a codebook that nobody uses elsewhere, after an update; None: they stay where they are.
     sources: names of those that samples are of, where they are several.
     """
 
@@ -47,6 +49,7 @@ class AutoencoderTask:
         regulariser_weight: float,
         adversary_weight: float,
         adversary_start: int,
+        revival: CodebookRevival | None,
         sources: Sequence[str],
         seed: int,
     ) -> None:
@@ -61,6 +64,7 @@ class AutoencoderTask:
         self.regulariser_weight = regulariser_weight
         self.adversary_weight = adversary_weight
         self.adversary_start = adversary_start
+        self.revival = revival
         self.sources = sources
         self.seed = seed
 
@@ -70,15 +74,20 @@ class AutoencoderTask:
         for _ in range(self.accumulation):
             for name, value in self._micro_step(next(micro_batches), step, learning_rate).items():
                 totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach()
-        return {name: total / self.accumulation for name, total in totals.items()}  # sums and numbers alike
+        metrics = {name: total / self.accumulation for name, total in totals.items()}  # sums and numbers alike
+        if self.revival is not None and (revived := self.revival.end_step(step)) is not None:
+            metrics["codes_revived"] = revived
+        return metrics
 
     def _micro_step(self, batch: Batch, step: int, learning_rate: float) -> dict[str, torch.Tensor]:
         engine = self.engines["model"]
         images = batch.images.to(engine.device).float() / 127.5 - 1  # [B, 3, H, W]
         posterior_noise = noise.normal(self.seed, "posterior", batch.numbers.tolist(), self.latent_shape)
-        output, features, penalty, log_variance, statistics = engine(
+        output, features, penalty, log_variance, statistics, codes = engine(
             images.to(engine.dtype), posterior_noise.to(engine.device, engine.dtype)
         )
+        if self.revival is not None:
+            self.revival.see(batch.numbers, *codes)
 
         # Both losses are differentiated by the reconstruction alone, outside of the engine's graph, and weighed;
         # what they have to say goes into the engine's one backward pass as a gradient at its output.
@@ -153,8 +162,10 @@ class AutoencoderTask:
         return {"discriminator_loss": loss}
 
     def extra_state(self) -> dict[str, Any]:
-        """Nothing beyond the engines' tensors."""
-        return {}
+        """What revival knows of the codebook's entries."""
+        return {} if self.revival is None else self.revival.state()
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Nothing to take back."""
+        """Takes back what `extra_state` gave."""
+        if self.revival is not None:
+            self.revival.load_state(state)

@@ -23,13 +23,19 @@ def test_small_blocks_waste_less() -> None:
 
 
 def test_no_interval_loses_less_than_the_best() -> None:
-    saving = Checkpointing(10**9, 4, 4, 1e9)
+    saving = Checkpointing(10**9, 4, ranks=32, nodes=4, copy_rate=1e9, write_rate=1e9)
     assert saving.size == 16e9
-    assert saving.seconds == pytest.approx(4)
+    assert (saving.stall, saving.seconds) == pytest.approx((0.5, 4))
     failures = 86_400.0
     best = saving.best_interval(failures)
     least = saving.lost_share(best, failures)
     assert all(saving.lost_share(best * factor, failures) > least for factor in (0.5, 0.9, 1.1, 2))
+
+
+def test_training_stands_still_for_the_copy_or_where_there_is_none_until_all_is_written() -> None:
+    saving = Checkpointing(10**9, 4, ranks=32, nodes=4, copy_rate=None, write_rate=1e9)
+    assert saving.stall == saving.seconds == pytest.approx(4)
+    assert Checkpointing(10**9, 4, 32, 4, 1e9, 1e9).best_interval(1.0) == pytest.approx(4), "one at a time"
 
 
 def test_doubts_are_told_with_their_remedy_and_go_with_it() -> None:

@@ -64,6 +64,7 @@ def build(kind: str, adversary_start: int) -> AutoencoderTask:
         regulariser_weight=0.5,
         adversary_weight=WEIGHT,
         adversary_start=adversary_start,
+        revival=None,
         sources=(),
         seed=3,
     )
@@ -112,7 +113,9 @@ def test_gradients_are_those_of_the_published_loss(kind: str, adversary: bool) -
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-5 * scale + 1e-6, msg=name)
 
 
-@pytest.mark.parametrize(("kind", "statistics"), [("kl", {"kl"}), ("vq", {"codebook_loss", "codebook_perplexity"})])
+@pytest.mark.parametrize(
+    ("kind", "statistics"), [("kl", {"kl"}), ("vq", {"codebook_loss", "codebook_perplexity", "codebook_usage"})]
+)
 def test_each_kind_tells_its_own_statistics(kind: str, statistics: set[str]) -> None:
     metrics = build(kind, adversary_start=1).train_step(iter([batch()]), 0, 1e-3)
     assert metrics.keys() == {"loss", "reconstruction", "reconstruction_loss", "log_variance"} | statistics

@@ -76,3 +76,6 @@ def test_fewer_samples_than_a_step_takes(base: list[str], refused: Refused) -> N
     message = refused([*base, "batch.global_size=64"])
     check(message, "batch.global_size=64", "take a smaller batch")
     assert " 56 " in message
+    check(
+        refused([*base, "run.ranks=64", "batch.micro_size=1", "batch.global_size=64"]), "batch.global_size=64", " 56 "
+    )

@@ -65,6 +65,12 @@ def test_a_precision_that_the_processor_lacks(base: list[str], refused: Refused)
     check(refused([*base, "engine.precision=fp16"]), "engine.precision=fp16", "choose bf16 or fp32")
 
 
+def test_an_offload_folder_without_room(base: list[str], refused: Refused, small_disk: Path) -> None:
+    message = refused([*base, "engine=zero3", "engine.offload_optimizer=nvme", f"engine.offload_folder={small_disk}"])
+    check(message, f"engine.offload_folder={small_disk}", "name a folder with more room")
+    assert "GB are needed there and 0.00105 GB are free" in message
+
+
 def test_compiling_without_a_compiler(base: list[str], refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("CC", "CXX"):  # of which a machine without a GPU needs the second
         monkeypatch.setenv(variable, "no-such-compiler")

@@ -74,6 +74,12 @@ FIRST_STAGES = {
     "no perceptual weights": Wrong(
         ("task.perceptual_weights=/no/vgg16.pth",), "task.perceptual_weights=/no/vgg16.pth", "or null"
     ),
+    "larger pictures to look at": Wrong(
+        ("monitor.image_size=50",), "monitor.image_size=50", "first stage's f = 4, or null for data.image_size"
+    ),
+    "codes of nothing": Wrong(
+        ("+task.revive_codes_every=5",), "task.revive_codes_every=5", "the model has no codebook; set it to null"
+    ),
     "half an update": Wrong(("loss_spike.action=skip",), "loss_spike.action=skip", "set it to null"),
     "the best by what isn't measured then": Wrong(
         ("checkpoint.keep_best={metric:eval/psnr,mode:max}", "checkpoint.every=1500"),
