@@ -103,6 +103,7 @@ def tiny_diffusion_settings(url: str | Path, weights: Path) -> list[str]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--full-size", action="store_true", help="of these, also the one that trains the 1.45B model")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -114,6 +115,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+        if "full_size" in item.keywords and not config.getoption("--full-size"):
+            item.add_marker(pytest.mark.skip(reason="half an hour and 32 GB of disk: run with --slow --full-size"))
         folder = item.path.parent
         item.add_marker(pytest.mark.xdist_group(folder.name if folder.name == "slurm" else str(item.path)))
     items.sort(key=lambda item: FIRST.index(item.path.parent.name) if item.path.parent.name in FIRST else len(FIRST))

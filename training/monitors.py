@@ -76,8 +76,8 @@ class AutoencoderMonitor:
             path = write_step_samples(self.folder, step, pairs, self.captions[: len(some)])
             self.tracker.log_pictures(step, path)
         total = torch.zeros(2, dtype=torch.float64)
-        for mine in torch.arange(self.ranks.rank, len(self.images), self.ranks.world).split(MEASURE_BATCH):
-            real = self.images[mine]
+        mine = self.images[self.ranks.rank :: self.ranks.world]
+        for real in mine.split(MEASURE_BATCH) if len(mine) else ():
             made = self.reconstructed(real)
             total += torch.stack([psnr(made, real).sum(), ssim(made, real).sum()])
         mean = self.ranks.all_reduce_sum(total) / len(self.images)
@@ -192,7 +192,7 @@ class DiffusionMonitor:
         # A network's weights are drawn before the stored ones take their place: not of training's random numbers.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             features = load_features(protocol.features, self.settings.feature_weights, device, protocol.features_sha256)
-        mine = torch.arange(self.ranks.rank, protocol.captions, self.ranks.world)
+        mine = torch.arange(protocol.captions)[self.ranks.rank :: self.ranks.world]
         if self.reference is None:
             real = (Pictures(numbers, self.held_out.images[numbers]) for numbers in mine.split(MEASURE_BATCH))
             self.reference = see_reference(real, features, ranks=self.ranks)

@@ -52,6 +52,8 @@ def test_memory_is_that_of_the_largest_tensor_and_a_constant(tmp_path: Path, mon
     monkeypatch.setattr("training.checkpoint_files.OPEN_BYTES", OPEN_BYTES)
     parameters = {f"layer.{number}": torch.full((ELEMENTS,), float(number)) for number in range(TENSORS)}
     write_checkpoint(tmp_path / "checkpoints" / "step-00000003", parameters, 1.0)
+    write_checkpoint(tmp_path / "small" / "checkpoints" / "step-00000003", {"layer": torch.ones(2)}, 1.0)
+    write_run_weights(str(tmp_path / "small"), "ema", tmp_path / "weights.safetensors")  # brings in what it imports
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
     write_run_weights(str(tmp_path), "ema", tmp_path / "weights.safetensors")
