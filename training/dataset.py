@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from data.batch import Batch
 from data.errors import DataError
@@ -197,13 +197,16 @@ def note_data(sources: Sequence[IndexedSource], config: DictConfig, resumed: boo
 
 
 def held_out_samples(config: DictConfig, storage: Storage) -> Batch:
-    """Every good sample of data.held_out as one batch, in an order that mixes the shards and is always the same."""
+    """Every good sample of data.held_out as one batch, in an order that mixes the shards and is always the same.
+
+    Pictures have data.image_size, or monitor.image_size where a first stage's training says so.
+    """
     index = Index.load(index_urls(held_out_source(config), config, storage), storage)
     loader = Loader(
         [IndexedSource(index)],
         storage,
         seed=0,
-        image_size=config.data.image_size,
+        image_size=OmegaConf.select(config, "monitor.image_size") or config.data.image_size,
         inputs=instantiate(config.inputs),
         global_batch=1,
         micro_batch=1,

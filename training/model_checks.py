@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from data.inputs.label import LABEL, Label
 from evaluation.frozen_conditioners import build_frozen_conditioners
@@ -59,6 +59,10 @@ def check_models(config: DictConfig) -> dict[str, dict[str, list[int]]]:
     if size % factor:
         choices = neighbours(size, factor)
         raise ConfigurationError("data.image_size", size, f"not divisible by {reason} = {factor}; choose {choices}")
+    seen = OmegaConf.select(config, "monitor.image_size")
+    if seen is not None and (not isinstance(seen, int) or seen < 1 or seen % factor):
+        remedy = f"it must be a whole number divisible by {reason} = {factor}, or null for data.image_size"
+        raise ConfigurationError("monitor.image_size", seen, remedy)
     if config.data.buckets is not None and (step := config.data.buckets.step) % factor:
         choices = neighbours(step, factor)
         raise ConfigurationError("data.buckets.step", step, f"not divisible by {reason} = {factor}; choose {choices}")

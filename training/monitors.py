@@ -70,16 +70,18 @@ class AutoencoderMonitor:
         if step == 0 or (step % self.settings.every and step != self.steps):
             return {}
         self.load_ema()
-        reconstructed = to_uint8(self.reconstruct())
-        count = self.settings.pictures
         if self.ranks.is_main:
-            pairs = torch.cat([self.images[:count], reconstructed[:count]])
-            path = write_step_samples(self.folder, step, pairs, self.captions[:count])
+            some = self.images[: self.settings.pictures]
+            pairs = torch.cat([some, self.reconstructed(some)])
+            path = write_step_samples(self.folder, step, pairs, self.captions[: len(some)])
             self.tracker.log_pictures(step, path)
-        return {
-            "eval/psnr": float(psnr(reconstructed, self.images).mean()),
-            "eval/ssim": float(ssim(reconstructed, self.images).mean()),
-        }
+        total = torch.zeros(2, dtype=torch.float64)
+        for mine in torch.arange(self.ranks.rank, len(self.images), self.ranks.world).split(MEASURE_BATCH):
+            real = self.images[mine]
+            made = self.reconstructed(real)
+            total += torch.stack([psnr(made, real).sum(), ssim(made, real).sum()])
+        mean = self.ranks.all_reduce_sum(total) / len(self.images)
+        return {"eval/psnr": float(mean[0]), "eval/ssim": float(mean[1])}
 
     def load_ema(self) -> None:
         """Puts the averaged weights into this monitor's own model."""
@@ -90,12 +92,11 @@ class AutoencoderMonitor:
         self.model.load_state_dict(state)
 
     @torch.no_grad()
-    def reconstruct(self) -> torch.Tensor:
-        """The most likely latents decoded, float32 [N, 3, H, W] in [-1, 1] on the CPU."""
-        parts = self.images.split(MEASURE_BATCH)
-        no_noise = torch.zeros(1, *self.task.latent_shape, device=self.ranks.device)
-        latents = (self.model.latents(part.to(self.ranks.device).float() / 127.5 - 1, no_noise) for part in parts)
-        return torch.cat([self.model.decode(z).clamp(-1, 1).cpu() for z in latents])
+    def reconstructed(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 [N, 3, H, W] on the CPU: the most likely latents of as many pictures, decoded."""
+        no_noise = torch.zeros(1, 1, 1, 1, device=self.ranks.device)
+        latents = self.model.latents(images.to(self.ranks.device).float() / 127.5 - 1, no_noise)
+        return to_uint8(self.model.decode(latents).clamp(-1, 1).cpu())
 
 
 class DiffusionMonitor:
