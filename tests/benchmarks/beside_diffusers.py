@@ -46,7 +46,7 @@ from tests.benchmarks.training_step import (
 STEP_GFLOP = 330.0
 """Of one training step of batch 4, by the issue's count."""
 
-TRIED = """Tried for the step, in one thread's CPU time, and left out:
+TRIED = """Tried for the step, in one thread's CPU time unless said, and left out:
   channels_last for every map: weight gradients of 8 x 8 and 4 x 4 maps take a fifth longer (large maps have it)
   linear layers as 1 x 1 convolutions: forwards as oneDNN's product, backwards no faster than MKL
   queries, keys and values as one product: 7 % of their time, less what joining the weights takes
@@ -55,6 +55,8 @@ TRIED = """Tried for the step, in one thread's CPU time, and left out:
   half the multiplications in both directions of the map, F(2 x 2, 3 x 3): its sums of maps take twice the time
   upsampling 8 x 8 and 4 x 4 maps without the enlarged map: adding up the weights costs what it saves
   attention's backward pass of matrix products in blocks, for 1024 positions of 16 channels: 15 % slower than torch's
+  the same with the softmax's subtractions as one more channel of its products: half as long again as torch's
+  huge pages for large tensors beside kept memory (THP_MEM_ALLOC_ENABLE): no faster
   channels_last for the whole model: wall time x 1.01 of diffusers' with 512-bit vectors, as without it on an older one
   torch.compile of the sums of maps around those products: 5 to 11 % of their time less, of what follows them 81 % more
   torch.compile of the gated feed-forward's activation: 14 % of its time forwards, 0.2 % of the step's

@@ -106,7 +106,7 @@ class StepElsewhere:
 
 
 def serve_steps(which: str) -> None:
-    """In the process of `StepElsewhere`: the first step at once and another for every line that comes; their seconds."""
+    """In the process of `StepElsewhere`: a step at once and one for every line that comes; prints their seconds."""
     network: Callable[..., torch.Tensor]
     started = time.perf_counter()
     if which.endswith(KEPT) and not keep_memory():
