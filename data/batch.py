@@ -21,8 +21,9 @@ class Fault:
 class Batch:
     """A micro-batch of one rank.
 
-    images: uint8 [B, 3, H, W], RGB; [B, 3, 0, 0] where samples are latents. moments: of those, what a first stage said
-    of the images, half precision [B, K, h, w] (FirstStage.moments); else None.
+    images: uint8 [B, 3, H, W], RGB, a pixel's colours side by side in memory (channels-last); [B, 3, 0, 0] where
+    samples are latents. moments: of those, what a first stage said of the images, half precision [B, K, h, w]
+    (FirstStage.moments); else None.
     inputs: what conditioners read, each [B, ...], by name. captions: B strings, "" where there is none.
     numbers: int64 [B], global sample numbers, to key whatever is random about a sample.
     sources: int64 [B], which source of the mixture each sample is of.

@@ -1,7 +1,11 @@
 """What went wrong between this machine and a store: error kinds, and the remedy for each."""
 
 import os
+import ssl
+from contextlib import suppress
 from typing import Any
+
+from aiohttp import ClientError, ClientResponseError
 
 from data.errors import DataError, NotFound, StoreUnavailable
 
@@ -20,7 +24,7 @@ REFUSED = {
     "401",
     "403",
 }
-MISSING = {"NoSuchBucket", "NoSuchKey", "FileNotFoundError", "NotADirectoryError"}
+MISSING = {"NoSuchBucket", "NoSuchKey", "FileNotFoundError", "NotADirectoryError", "404", "410"}
 
 
 def kinds(error: BaseException) -> set[str]:
@@ -37,12 +41,20 @@ def kinds(error: BaseException) -> set[str]:
     return found
 
 
+def cause_of(error: Exception) -> Exception:
+    """fsspec says of anything on the web that doesn't answer that it isn't there; what was wrong is the cause."""
+    return error.__cause__ if isinstance(error.__cause__, ClientError) else error
+
+
 def ask(fs: Any, folder: str) -> None:
     """One small question that tells a missing bucket from an empty one."""
     path = fs._strip_protocol(folder)
     if hasattr(fs, "call_s3"):
         bucket, _, prefix = path.partition("/")
         fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
+    elif "https" in fs.protocol:
+        with suppress(ClientResponseError):  # servers have what lies in folders that they say nothing of
+            fs.exists(path, strict=True)
     elif not fs.exists(path):
         raise FileNotFoundError(path)
 
@@ -60,6 +72,11 @@ def remedy(url: str, endpoint_url: str | None, profile: str | None, anonymous: b
         return DataError(f"{url} is missing: its bucket or folder does not exist. Check the name, or create it")
     if isinstance(error.__cause__, ImportError):
         return DataError(f"{url} needs a package that isn't part of the installation: {error.__cause__}")
+    if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+        return DataError(
+            f"{url} cannot be used: {error.__cause__}. If that server is to be trusted, name a file with "
+            "its authority's certificate in SSL_CERT_FILE"
+        )
     if isinstance(error.__cause__, ValueError):  # no store was asked
         return DataError(
             f"{url} cannot be used: {error.__cause__}. Check the URL's protocol, and the endpoint URL ({endpoint})"

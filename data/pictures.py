@@ -90,8 +90,9 @@ def _scaled(pixels: NDArray[np.uint8], view: View, shape: Shape, reduction: int)
     if not all(edge.is_integer() for edge in edges):  # of a small picture
         return view.cut_to(pixels, shape, Image.Resampling.LANCZOS)
     left, top, right, bottom = map(int, edges)
-    part = torch.from_numpy(np.ascontiguousarray(pixels[top:bottom, left:right])).permute(2, 0, 1)
-    if part.shape[1:] != shape:
-        part = F.interpolate(part[None], shape, mode="lanczos", antialias=True)[0]
-    # in memory one channel comes after the other now, as a batch has them
-    return (part.flip(-1) if view.mirrored else part).permute(1, 2, 0).numpy()
+    part = np.ascontiguousarray(pixels[top:bottom, left:right])
+    if part.shape[:2] != shape:
+        # one picture, of strides by which torch knows that colours lie together: it takes 2/3 of the time then
+        one = torch.from_numpy(part).unsqueeze(0).permute(0, 3, 1, 2)
+        part = F.interpolate(one, shape, mode="lanczos", antialias=True).permute(0, 2, 3, 1)[0].numpy()
+    return np.ascontiguousarray(part[:, ::-1] if view.mirrored else part)

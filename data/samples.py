@@ -112,9 +112,9 @@ class Samples(Dataset[Batch]):
             self._sample(number, url, entry, faults) for number, (_, url, entry) in zip(numbers, located, strict=True)
         ]
         moments = [seen.moments for seen, _, _ in samples if seen.moments is not None]
-        images = [torch.from_numpy(seen.image).permute(2, 0, 1).contiguous() for seen, _, _ in samples]
+        images = default_collate([torch.from_numpy(seen.image) for seen, _, _ in samples])
         return Batch(
-            images=default_collate(images),  # in a worker, into memory that is shared already
+            images=images.permute(0, 3, 1, 2),  # in a worker, in memory that is shared already
             moments=torch.stack(moments) if moments else None,
             inputs={name: torch.stack([read[name] for _, _, read in samples]) for name in self.inputs},
             captions=[caption for _, caption, _ in samples],

@@ -14,7 +14,7 @@ from typing import IO, Any, TypeVar, cast
 
 from data.atomic import write_atomically
 from data.blocks import BlockCache, runs_of
-from data.diagnosis import MISSING, REFUSED, ask, kinds, remedy
+from data.diagnosis import MISSING, REFUSED, ask, cause_of, kinds, remedy
 from data.disk_cache import DiskCache
 from data.errors import DataError, NotFound, StoreUnavailable
 from data.filesystems import open_filesystem
@@ -295,8 +295,8 @@ class Storage:
             try:
                 filesystem = self._filesystem(url)
                 return self.traffic.received(action(filesystem, filesystem._strip_protocol(url)))
-            except Exception as error:  # each fsspec protocol raises its own kinds
-                found = kinds(error)
+            except Exception as failure:  # each fsspec protocol raises its own kinds
+                found = kinds(error := cause_of(failure))
                 if found & MISSING:
                     raise NotFound(f"{url} does not exist: {error}") from error
                 if found & REFUSED or isinstance(error, (DataError, ValueError, ImportError)):

@@ -4,9 +4,11 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
@@ -32,7 +34,8 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif")
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # the other decoders of Pillow are not for untrusted files
 _JPEG = ("JPEG", "MPO")  # the second is of cameras that append other views of the scene
 _UPRIGHT, _TURNED, _ON_THEIR_SIDE = 1, range(2, 9), range(5, 9)
-_REDUCTIONS = (8, 4, 2)  # that Pillow asks of libjpeg
+_COLOURS = ("YCbCr", "Gray", "RGB")
+_REDUCTIONS = (8, 4, 2)  # that libjpeg has and Pillow asks for
 DEFAULT_MAX_PIXELS = 64_000_000
 LARGEST_TEXT_BYTES = 1 << 20  # .json takes a hundred times as much when it is parsed
 
@@ -56,15 +59,18 @@ class EncodedImage:
     """
 
     def __init__(self, data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, extension: str = "") -> None:
+        self._data = data
+        self._orientation = _UPRIGHT
+        self._plain = size = _size_of_plain_jpeg(data)
         with _faults():
-            self._image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            width, height = self._image.size
+            width, height = size or self._image.size
             if width * height > max_pixels:
                 raise BadSample("too_many_pixels", f"{width} x {height} is above {max_pixels}")
-            moves = self._image.format not in _JPEG and getattr(self._image, "is_animated", False)
-            if moves and extension != str(self._image.format).lower():
-                raise BadSample("animated")
-            self._orientation = _orientation(self._image)
+            if size is None:
+                moves = self._image.format not in _JPEG and getattr(self._image, "is_animated", False)
+                if moves and extension != str(self._image.format).lower():
+                    raise BadSample("animated")
+                self._orientation = _orientation(self._image)
         self.width, self.height = (height, width) if self._orientation in _ON_THEIR_SIDE else (width, height)
 
     def reduction(self, spare: float) -> int:
@@ -78,13 +84,33 @@ class EncodedImage:
         multiple of it, the last one reaches beyond the edge. Of a JPEG fewer frequencies are decoded then, of which
         it consists anyway. Raises BadSample: "truncated", "undecodable".
         """
+        if (pixels := self._by_libjpeg(reduction)) is not None:
+            return pixels
         with _faults(), self._image as image:
             if reduction > 1:
                 image.draft(None, (image.width // reduction, image.height // reduction))
             return _rgb(ImageOps.exif_transpose(image) if self._orientation != _UPRIGHT else image)
 
+    def _by_libjpeg(self, reduction: int) -> NDArray[np.uint8] | None:
+        """The same of a plain and sound JPEG, in half the time, as Pillow copies what libjpeg gives; else None."""
+        if self._plain is None:
+            return None
+        height, width = (-(-side // reduction) for side in (self.height, self.width))
+        try:
+            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+                self._data, min_height=height, min_width=width, min_factor=reduction
+            )
+        except ValueError:  # Pillow knows what can be made of it, and if nothing, why
+            return None
+        return pixels if pixels.shape == (height, width, 3) else None
+
+    @cached_property
+    def _image(self) -> Image.Image:
+        """By Pillow, which knows every kind, and what is wrong with one."""
+        return Image.open(io.BytesIO(self._data), formats=_FORMATS)
+
     def _reduces(self, reduction: int) -> bool:
-        if reduction == 1:
+        if reduction == 1 or self._plain is not None:
             return True
         if self._image.format not in _JPEG or min(self._image.size) < reduction:
             return False
@@ -110,6 +136,18 @@ def size_of_image(data: bytes) -> tuple[int, int] | None:
             return (image.height, image.width) if on_its_side else (image.width, image.height)
     except Exception:  # Pillow's decoders raise a dozen kinds on damaged files
         return None
+
+
+def _size_of_plain_jpeg(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG of three colours or grey that no EXIF says to turn; None of any other image."""
+    if not data.startswith(b"\xff\xd8") or b"Exif\0" in data:
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    # of a smaller one several of libjpeg's scales have the same size
+    return (width, height) if colours in _COLOURS and min(width, height) >= _REDUCTIONS[0] else None
 
 
 @contextmanager

@@ -47,6 +47,7 @@ from tests.benchmarks import decode_others as others
 from tests.benchmarks.decode_pipeline import BATCH, SIDE, rate
 
 REDUCING_GAP = 1.5  # as conf/train.yaml has it
+BLOCK_BYTES = 1 << 20  # as the demo has it: for one process that reads all of the shards
 SHARDS = 8
 PHOTOS = {"224x224": 2000, "1024x768": 600}
 REQUIRED = {"224x224": 3.0, "1024x768": 4.0}
@@ -111,7 +112,7 @@ def timings(folder: Path, url: str, seconds: float, mosaicml_python: str | None)
 
 def ours(url: str, workers: int) -> Generator[Batch, None, None]:
     """Batches of the real loader, which has read nothing yet."""
-    storage = Storage()
+    storage = Storage(block_bytes=BLOCK_BYTES)
     sources = [IndexedSource(Index.load(url, storage))]
     loader = Loader(
         sources,

@@ -4,6 +4,7 @@ import random
 import re
 import socket
 import socketserver
+import ssl
 import struct
 import threading
 import time
@@ -139,9 +140,9 @@ def _break(connection: socket.socket) -> None:
 
 class WebServer:
     """Serves the files of a folder over HTTP, with ranges or without. authorizations: what requests came with. asked:
-    first and last byte of ranges."""
+    first and last byte of ranges. certificate: a .pem with its key, for HTTPS. forbidden: a path that gets 403."""
 
-    def __init__(self, folder: str, ranges: bool) -> None:
+    def __init__(self, folder: str, ranges: bool, certificate: Path | None = None, forbidden: str = "") -> None:
         web = self
         self.up = True
         self.authorizations: list[str | None] = []
@@ -158,6 +159,9 @@ class WebServer:
                     self.close_connection = True
                     return
                 web.authorizations.append(self.headers.get("Authorization"))
+                if self.path == forbidden:
+                    self._send(403, b"", 0)
+                    return
                 path = Path(folder, self.path.lstrip("/"))
                 if not path.is_file():
                     self._send(404, b"", 0)
@@ -188,6 +192,10 @@ class WebServer:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._server.daemon_threads = True
         self._server.block_on_close = False
 

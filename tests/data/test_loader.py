@@ -82,7 +82,7 @@ def folder(shards: Callable[..., str]) -> str:
 def test_a_batch_is_what_its_type_says(folder: str) -> None:
     [batch] = take(make_loader(folder), 1)
     assert batch.images.dtype == torch.uint8 and batch.images.shape == (2, 3, 8, 8)
-    assert batch.images.is_contiguous()
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert batch.inputs["caption"].dtype == torch.int64 and batch.inputs["caption"].shape == (2, 1)
     assert batch.numbers.dtype == torch.int64 and batch.numbers.tolist() == [0, 1]
     assert len(batch) == 2 and batch.faults == []
@@ -389,7 +389,7 @@ def test_images_lie_in_memory_in_one_way_whatever_they_were(tmp_path: Path) -> N
         write_shard(tmp_path / str(side), "0.tar", [{"png": make_png(n, side), "txt": b"picture 1"} for n in range(4)])
         for workers in (0, 1):
             loader = make_loader(str(tmp_path / str(side)), workers=workers, reducing_gap=1.5)
-            assert all(batch.images.is_contiguous() for batch in take(loader, 2))
+            assert all(batch.images.is_contiguous(memory_format=torch.channels_last) for batch in take(loader, 2))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

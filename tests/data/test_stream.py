@@ -1,5 +1,6 @@
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty import WebServer
+from faulty import FaultyProxy, WebServer
 
 from data import stream
 from data.errors import DataError, NotFound, StoreUnavailable
@@ -215,6 +216,46 @@ def test_public_objects_are_asked_for_without_keys(tmp_path: Path, monkeypatch: 
             storage = Storage(endpoint, anonymous=anonymous, block_bytes=4, cache_bytes=64)
             assert storage.read("s3://laion/0.tar", 3, 7) == b"3456"
             assert {bool(given) for given in server.authorizations} == {not anonymous}
+
+
+def test_https_is_read_from_servers_that_this_machine_trusts(tmp_path: Path) -> None:
+    if (openssl := shutil.which("openssl")) is None:
+        pytest.skip("needs openssl")
+    certificate = tmp_path / "server.pem"
+    subject = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", certificate, "-out", tmp_path / "authority.pem"]
+    subprocess.run([openssl, "req", "-x509", "-nodes", *subject, *files], check=True, capture_output=True)
+    certificate.write_text(certificate.read_text() + (tmp_path / "authority.pem").read_text())
+    (tmp_path / "0.tar").write_bytes(b"0123456789")
+    with WebServer(str(tmp_path), True, certificate) as server:
+        url = "https://{}:{}/0.tar".format(*server.address)
+        with pytest.raises(DataError, match="its authority's certificate in SSL_CERT_FILE"):
+            Storage().check(url)
+        # of a process of its own, as they are read once
+        read = f"from data.stream import Storage; s = Storage(); print(s.check({url!r}), s.read({url!r}, 3, 7))"
+        trusting = {**os.environ, "SSL_CERT_FILE": str(tmp_path / "authority.pem")}
+        done = subprocess.run([sys.executable, "-c", read], env=trusting, check=True, capture_output=True, text=True)
+        assert done.stdout == f"{[url]} b'3456'\n"
+
+
+def test_what_a_web_server_says_is_told_from_what_is_not_there(tmp_path: Path) -> None:
+    """fsspec calls both "not found"; a transient failure must not make a sample, or an index, a missing one."""
+    (tmp_path / "0.tar").write_bytes(b"0123456789")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "1.tar").write_bytes(b"1")
+    with WebServer(str(tmp_path), True, forbidden="/0.tar") as server:
+        address = "http://{}:{}".format(*server.address)
+        assert Storage().check(f"{address}/folder/{{1..2}}.tar") == [f"{address}/folder/{n}.tar" for n in (1, 2)]
+        assert not Storage().exists(f"{address}/2.tar")
+        with pytest.raises(DataError, match=r"0\.tar cannot be used: .*403"):
+            Storage().exists(f"{address}/0.tar")
+        with FaultyProxy(server.address, {"refused": 0.6}, 0) as proxy:
+            there = Storage(timeout_seconds=2.0)
+            assert all(there.exists(f"{proxy.url}/folder/1.tar") for _ in range(10)) and proxy.met["refused"]
+    with pytest.raises(StoreUnavailable, match="cannot be reached"):
+        Storage().check(f"{address}/0.tar")
+    with pytest.raises(StoreUnavailable, match="gave up after"):
+        Storage(patience_seconds=0.3).exists(f"{address}/0.tar")
 
 
 def test_keys_and_endpoint_of_a_profile(store: EmbeddedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,11 +172,63 @@ def test_several_views_of_a_camera_are_no_animation() -> None:
     assert EncodedImage(data).decode(2).shape == (8, 12, 3)
 
 
+def noise(mode: str, width: int, height: int) -> Image.Image:
+    """Squares of all colours, of which every pixel is of another brightness."""
+    squares = generator().integers(0, 200, (-(-height // 5), -(-width // 5), 3)).repeat(5, 0).repeat(5, 1)
+    pixels = squares[:height, :width] + generator(1).integers(0, 56, (height, width, 1))
+    return Image.fromarray(pixels.astype(np.uint8)).convert(mode)
+
+
+def by_pillow(data: bytes, reduction: int) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft(None, (image.width // reduction, image.height // reduction))
+        return np.array(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("size", [(64, 48), (65, 47), (8, 9), (131, 8)])
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        *(("RGB", {"subsampling": subsampling, "quality": 80}) for subsampling in ("4:4:4", "4:2:2", "4:2:0")),
+        ("RGB", {"progressive": True, "quality": 30}),
+        ("RGB", {"restart_marker_rows": 1}),
+        ("RGB", {"keep_rgb": True}),
+        ("L", {"quality": 80}),
+        ("CMYK", {"quality": 80}),
+    ],
+)
+def test_jpegs_are_decoded_as_pillow_does_whole_and_reduced(
+    mode: str, options: dict[str, object], size: tuple[int, int]
+) -> None:
+    data = encode(noise(mode, *size), "JPEG", **options)
+    for reduction in (1, 2, 4, 8):
+        picture = EncodedImage(data)
+        assert (picture.width, picture.height) == size
+        assert picture.reduction(reduction) == reduction
+        assert np.array_equal(picture.decode(reduction), by_pillow(data, reduction))
+
+
+@pytest.mark.parametrize("size", [(7, 5), (3, 64), (1, 1)])
+def test_tiny_jpegs_are_decoded_as_pillow_does(size: tuple[int, int]) -> None:
+    data = encode(noise("RGB", *size), "JPEG")
+    for asked in (1, 2, 4, 8):
+        reduction = EncodedImage(data).reduction(asked)
+        assert np.array_equal(EncodedImage(data).decode(reduction), by_pillow(data, reduction))
+
+
+def test_a_jpeg_with_something_wrong_that_does_no_harm_is_as_pillow_has_it() -> None:
+    """libjpeg warns of bytes between its markers."""
+    data = encode(noise("RGB", 64, 48), "JPEG")
+    odd = data[:-2] + bytes(20) + data[-2:]
+    assert np.array_equal(decode_image(odd), by_pillow(odd, 1))
+
+
 def test_too_many_pixels_are_refused_by_the_header_alone() -> None:
-    bomb = encode(Image.new("L", (9000, 9000)), "PNG")
-    with pytest.raises(BadSample) as caught:
-        decode_image(bomb[:200], max_pixels=10_000)
-    assert caught.value.reason == "too_many_pixels"
+    large = Image.new("L", (9000, 9000))
+    for bomb in (encode(large, "PNG")[:200], encode(large, "JPEG")[:700]):
+        with pytest.raises(BadSample) as caught:
+            decode_image(bomb, max_pixels=10_000)
+        assert caught.value.reason == "too_many_pixels"
 
 
 def test_truncated_and_undecodable() -> None:
