@@ -155,9 +155,11 @@ def _attempt(
 def _run_rank(config: DictConfig, job: Job) -> None:
     """One rank of the job: joins the others and does its share."""
     from training import launch
+    from training.allocator import keep_memory
     from training.attempt import error_left
     from training.distributed import initialise, shut_down
 
+    keep_memory()
     of_launcher = launch.RANK_MARK in os.environ
     if of_launcher:
         launch.die_with_parent()

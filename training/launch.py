@@ -38,8 +38,6 @@ LONGEST_TEMPORARY = 107 - len("/pymp-12345678/listener-12345678")
 """Data workers have sockets below it, whose paths Linux bounds."""
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 POLL_SECONDS = 0.2
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
-"""glibc would give each large tensor back to the kernel and fault it in anew: up to a fifth of a CPU rank's time."""
 LIKELY_CAUSES: dict[int, str] = {
     signal.SIGKILL: " (out of memory?)",
     signal.SIGBUS: " (is the disk of engine.offload_folder full?)",
@@ -96,7 +94,6 @@ def start_ranks(module: str, overrides: list[str], ranks: int, environment: dict
         "MASTER_PORT": str(meeting.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         RANK_MARK: str(os.getpid()),
-        **{name: os.environ.get(name, value) for name, value in KEEP_MEMORY.items()},
     }
     with _temporary_folder() as temporary, _handlers_restored():
         if len(temporary) <= LONGEST_TEMPORARY:
