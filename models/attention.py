@@ -1,12 +1,9 @@
 """Attention layers: cross-attention, gated feed-forward, spatial transformer, plain self-attention block."""
 
-from typing import Any
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from models.gated import GatedLinear
 from models.layers import Linear
 from models.normalisation import group_norm
 
@@ -90,45 +87,16 @@ class Attention(nn.Module):
         return self.out(h.transpose(1, 2).flatten(2))
 
 
-class _Gated(torch.autograd.Function):
-    """`gated`, keeping its input alone for the gradient: GELU is computed once more there."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        value, gate = x.chunk(2, dim=-1)
-        return F.gelu(gate).mul_(value)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        value, gate = x.chunk(2, dim=-1)
-        of_x = torch.empty_like(x)
-        of_value, of_gate = of_x.chunk(2, dim=-1)
-        torch.mul(gradient, F.gelu(gate), out=of_value)
-        of_gate.copy_(torch.ops.aten.gelu_backward(gradient * value, gate))
-        return of_x
-
-
-def gated(x: Tensor) -> Tensor:
-    """The first half of x's last dimension times the GELU of the second: float [..., 2 * C] -> [..., C]."""
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _Gated.apply(x)
-    value, gate = x.chunk(2, dim=-1)
-    return value * F.gelu(gate)
-
-
 class GatedFeedForward(nn.Module):
     """GEGLU feed-forward with a hidden width of 4 x width (Shazeer 2020, "GEGLU"). [B, N, width] -> same."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.expand = Linear(width, 8 * width)
-        self.out = Linear(4 * width, width)
+        self.out = GatedLinear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(gated(self.expand(x)))
+        return self.out(self.expand(x))
 
 
 class TransformerBlock(nn.Module):

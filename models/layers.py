@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from models import winograd
 
 
-def _float32_on_cpu(x: Tensor, weight: Tensor) -> bool:
+def float32_on_cpu(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN's kernels are there and are meant to be called by hand."""
     return (
         not torch.compiler.is_compiling()  # first, as torch.compile can't follow what comes then
@@ -25,26 +25,26 @@ def _float32_on_cpu(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x @ weight.T + bias by oneDNN: [..., in], [out, in] -> [..., out]. MKL, which nn.Linear calls, is up to a third
     slower on processors of another maker, and no faster on its own."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 class _Linear(torch.autograd.Function):
-    """`_product` with its gradients. Saves the parameter itself: ZeRO 3 replaces its data between the passes."""
+    """`product` with its gradients. Saves the parameter itself: ZeRO 3 replaces its data between the passes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        return product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         rows = gradient.reshape(-1, gradient.shape[-1])  # [N, out]
-        of_x = _product(gradient, weight.t(), None) if ctx.needs_input_grad[0] else None
+        of_x = product(gradient, weight.t(), None) if ctx.needs_input_grad[0] else None
         # MKL is the faster one where both factors are transposed.
         of_weight = rows.t() @ x.reshape(-1, x.shape[-1]) if ctx.needs_input_grad[1] else None
         return of_x, of_weight, rows.sum(0) if ctx.needs_input_grad[2] else None
@@ -54,11 +54,11 @@ class Linear(nn.Linear):
     """nn.Linear: float [..., in] -> [..., out]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _float32_on_cpu(x, self.weight):
+        if not float32_on_cpu(x, self.weight):
             return super().forward(x)
         if torch.is_grad_enabled():
             return _Linear.apply(x, self.weight, self.bias)
-        return _product(x, self.weight, self.bias)
+        return product(x, self.weight, self.bias)
 
 
 class _ConvolutionOfFewPositions(torch.autograd.Function):
@@ -84,7 +84,7 @@ class _ConvolutionOfFewPositions(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             patches = F.unfold(x, 3, padding=1).transpose(0, 1).flatten(1)  # [in * 9, B * H * W]
             rows = gradient.transpose(0, 1).flatten(1)  # [out, B * H * W]
-            of_weight = _product(rows, patches, None).view(weight.shape)  # [out, in, 3, 3]
+            of_weight = product(rows, patches, None).view(weight.shape)  # [out, in, 3, 3]
         return of_x, of_weight, gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
 
 
@@ -100,7 +100,7 @@ class Convolution3x3(nn.Conv2d):
         super().__init__(in_channels, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _float32_on_cpu(x, self.weight):
+        if not float32_on_cpu(x, self.weight):
             return super().forward(x)
         if not self.has_few_positions(x):
             x = x.contiguous(memory_format=torch.channels_last)
@@ -125,7 +125,7 @@ class UpsamplingConvolution(Convolution3x3):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.has_few_positions(x) or not _float32_on_cpu(x, self.weight):
+        if self.has_few_positions(x) or not float32_on_cpu(x, self.weight):
             return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         batch, _, height, width = x.shape
         kernels = _kernels_of_phases(self.weight)  # [4 * C_out, C, 2, 2]
