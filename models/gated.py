@@ -16,13 +16,9 @@ class GatedLinear(Linear):
     """A linear layer of the first half of the input times the GELU of the second: float [..., 2 * in] -> [..., out]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        by_hand = (
-            torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-            and x.dtype == self.weight.dtype
-            and not torch.is_autocast_enabled(x.device.type)
-        )
-        if by_hand:
+        kind = x.device.type
+        casts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.dtype == self.weight.dtype and not casts:
             return _GatedLinear.apply(x, self.weight, self.bias)
         value, gate = x.chunk(2, dim=-1)
         return super().forward(F.gelu(gate) * value)

@@ -43,6 +43,12 @@ def test_follows_autocast() -> None:
     assert made.dtype == torch.bfloat16 and layer.weight.grad is not None and layer.weight.grad.dtype == torch.float32
 
 
+def test_is_counted_on_the_meta_device() -> None:
+    layer = GatedLinear(12, 5).to("meta")
+    layer(torch.empty(2, 24, device="meta", requires_grad=True)).sum().backward()
+    assert layer.weight.grad is not None and layer.weight.grad.shape == (5, 12)
+
+
 def test_keeps_nothing_but_its_input() -> None:
     layer = GatedLinear(32, 8)
     x = torch.randn(4, 16, 64, requires_grad=True)
