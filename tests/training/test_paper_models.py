@@ -69,7 +69,8 @@ MODELS = {
     "stable_diffusion_v1_256": Row(860, 859_520_964),
     "stable_diffusion_v1_512": Row(860, 859_520_964),
 }
-NOT_OF_THE_PAPER = {"demo", "demo_autoencoder", "photographs_autoencoder", "imagenet_ldm8_classifier"}  # the last without its size
+NOT_OF_THE_PAPER = {"demo", "demo_autoencoder", "photographs_autoencoder", "imagenet_ldm8_classifier"}
+"""The last without its size."""
 
 
 def test_every_model_has_its_experiment() -> None:
