@@ -61,7 +61,8 @@ class EncodedImage:
     def __init__(self, data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, extension: str = "") -> None:
         self._data = data
         self._orientation = _UPRIGHT
-        self._plain = size = _size_of_plain_jpeg(data)
+        size = _size_of_plain_jpeg(data)
+        self._is_plain = size is not None
         with _faults():
             width, height = size or self._image.size
             if width * height > max_pixels:
@@ -93,7 +94,7 @@ class EncodedImage:
 
     def _by_libjpeg(self, reduction: int) -> NDArray[np.uint8] | None:
         """The same of a plain and sound JPEG, in half the time, as Pillow copies what libjpeg gives; else None."""
-        if self._plain is None:
+        if not self._is_plain:
             return None
         height, width = (-(-side // reduction) for side in (self.height, self.width))
         try:
@@ -110,7 +111,7 @@ class EncodedImage:
         return Image.open(io.BytesIO(self._data), formats=_FORMATS)
 
     def _reduces(self, reduction: int) -> bool:
-        if reduction == 1 or self._plain is not None:
+        if reduction == 1 or self._is_plain:
             return True
         if self._image.format not in _JPEG or min(self._image.size) < reduction:
             return False

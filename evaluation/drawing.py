@@ -166,8 +166,7 @@ def draw(
 
 def _noise(protocol: Protocol, batch_size: int, ranks: Distributed) -> Iterator[Batch]:
     """Samples of a model without inputs: numbers, from which the noise follows."""
-    numbers = torch.arange(protocol.captions)[ranks.rank :: ranks.world]
-    for part in numbers.split(batch_size):
+    for part in ranks.share(protocol.captions, batch_size):
         yield Batch(
             torch.empty(len(part), 3, 0, 0, dtype=torch.uint8), {}, [""] * len(part), part, torch.zeros_like(part)
         )

@@ -34,6 +34,12 @@ class Distributed:
         """True on the rank that writes what must be written once."""
         return self.rank == 0
 
+    def share(self, count: int, size: int) -> list[torch.Tensor]:
+        """This rank's of the numbers below `count`, every `world`-th, in parts of at most `size`: int64 each. None
+        where there are more ranks than numbers."""
+        mine = torch.arange(count)[self.rank :: self.world]
+        return list(mine.split(size)) if len(mine) else []
+
     def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Returns the sum of `tensor` over all ranks, in its own dtype; the argument is left alone."""
         total = tensor.detach().clone()

@@ -76,8 +76,8 @@ class AutoencoderMonitor:
             path = write_step_samples(self.folder, step, pairs, self.captions[: len(some)])
             self.tracker.log_pictures(step, path)
         total = torch.zeros(2, dtype=torch.float64)
-        mine = self.images[self.ranks.rank :: self.ranks.world]
-        for real in mine.split(MEASURE_BATCH) if len(mine) else ():
+        for mine in self.ranks.share(len(self.images), MEASURE_BATCH):
+            real = self.images[mine]
             made = self.reconstructed(real)
             total += torch.stack([psnr(made, real).sum(), ssim(made, real).sum()])
         mean = self.ranks.all_reduce_sum(total) / len(self.images)
@@ -192,12 +192,12 @@ class DiffusionMonitor:
         # A network's weights are drawn before the stored ones take their place: not of training's random numbers.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             features = load_features(protocol.features, self.settings.feature_weights, device, protocol.features_sha256)
-        mine = torch.arange(protocol.captions)[self.ranks.rank :: self.ranks.world]
+        mine = self.ranks.share(protocol.captions, MEASURE_BATCH)
         if self.reference is None:
-            real = (Pictures(numbers, self.held_out.images[numbers]) for numbers in mine.split(MEASURE_BATCH))
+            real = (Pictures(numbers, self.held_out.images[numbers]) for numbers in mine)
             self.reference = see_reference(real, features, ranks=self.ranks)
         measured = measure(
-            self._generated(protocol, mine.tolist(), step),
+            self._generated(protocol, mine, step),
             self.reference,
             features,
             protocol.captions,
@@ -230,15 +230,15 @@ class DiffusionMonitor:
         found.update(json.dumps(self.held_out.captions).encode())
         return found.hexdigest()
 
-    def _generated(self, protocol: Protocol, mine: list[int], step: int) -> Iterator[Pictures]:
-        with Bar(f"measure step {step}", len(mine), self.ranks.is_main) as bar:
-            for start in range(0, len(mine), MEASURE_BATCH):
-                numbers = mine[start : start + MEASURE_BATCH]
+    def _generated(self, protocol: Protocol, mine: list[torch.Tensor], step: int) -> Iterator[Pictures]:
+        with Bar(f"measure step {step}", sum(map(len, mine)), self.ranks.is_main) as bar:
+            for part in mine:
+                numbers = part.tolist()
                 seeds = [protocol.image_seed(n) for n in numbers]
                 steps, scale = protocol.sampler_steps, protocol.guidance_scale
                 images = self._sample(numbers, protocol.build_sampler(), steps, scale, seeds)
                 bar.advance(len(numbers))
-                yield Pictures(torch.tensor(numbers), images)
+                yield Pictures(part, images)
 
     def _sample(
         self, numbers: list[int], sampler: Sampler, steps: int, guidance_scale: float, seeds: list[int] | None = None

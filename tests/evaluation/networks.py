@@ -14,6 +14,7 @@ from torch import Tensor
 from evaluation.features import FeatureNetwork, MeasureNames
 from evaluation.metrics.metric import Pictures, Ranks
 from evaluation.weights import WeightsFile
+from training.distributed import Distributed
 
 Result = TypeVar("Result")
 
@@ -47,8 +48,8 @@ def batches(
     images: Tensor, size: int, rank: int = 0, world: int = 1, originals: Tensor | None = None
 ) -> list[Pictures]:
     """A rank's share of images in batches."""
-    numbers = torch.arange(rank, len(images), world)
-    return [Pictures(n, images[n], (), None if originals is None else originals[n]) for n in numbers.split(size)]
+    parts = Distributed(rank, world, rank, images.device).share(len(images), size)
+    return [Pictures(n, images[n], (), None if originals is None else originals[n]) for n in parts]
 
 
 @dataclass(frozen=True)

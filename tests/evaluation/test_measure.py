@@ -44,7 +44,7 @@ def test_batch_size_changes_nothing() -> None:
     assert (one.generated_images, one.reference_images) == (24, 30)
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("world", [1, 2, 3, 32])
 def test_ranks_together_find_what_one_finds_alone(world: int) -> None:
     def work(ranks: Ranks) -> Measured:
         network = Projection()

@@ -28,3 +28,11 @@ def test_values_of_any_length(on_ranks: OnRanks) -> None:
 
 def test_alone_a_value_is_what_others_would_get() -> None:
     assert ALONE.gather_values({"pair": (1, None)}) == [{"pair": [1, None]}]
+
+
+def test_ranks_share_numbers_once_each_and_the_last_of_many_ranks_have_none() -> None:
+    for count, world in ((10, 1), (10, 3), (2, 4)):
+        shares = [Distributed(rank, world, 0, torch.device("cpu")).share(count, 2) for rank in range(world)]
+        assert sorted(number for parts in shares for part in parts for number in part.tolist()) == list(range(count))
+        assert all(1 <= len(part) <= 2 for parts in shares for part in parts)
+        assert [bool(parts) for parts in shares] == [rank < count for rank in range(world)]
