@@ -11,6 +11,7 @@ from data.batch import Batch
 from data.bucketing import Bucketed
 from data.buckets import Buckets
 from data.errors import DataError
+from data.handover import Receiver, Slots
 from data.inputs import Input
 from data.latents import MomentsReader
 from data.members import MemberReader
@@ -114,7 +115,7 @@ class Loader:
         )
         members = MemberReader(storage, replace_bad_shards)
         stride = micro_batch * world * max(workers, 1)  # workers take turns
-        self._samples = Samples(self.numbered, members, pictures, seed, inputs, stride)
+        self._samples = Samples(self.numbered, members, pictures, seed, inputs, stride, Slots(batches_ahead + 1))
 
     @property
     def accumulation(self) -> int:
@@ -163,11 +164,11 @@ class Loader:
         store fails for good.
         """
         bad = BadSamples(self.max_bad_share, self.quarantine)
-        numbers = _Numbers(self, start_step)
+        numbers, receiver = _Numbers(self, start_step), Receiver((self.batches_ahead + 1) * self.workers)
         with closing(loaded(self._samples, numbers, self.workers, self.pin_memory, self.batches_ahead)) as batches:
             for batch, ready in batches:
                 bad.judge(len(batch), batch.faults)
-                yield replace(batch, ready=ready)
+                yield replace(batch, ready=ready, images=receiver.own(batch.images))
 
 
 class _Numbers:

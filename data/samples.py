@@ -2,22 +2,24 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from data.batch import Batch, Fault
 from data.errors import DataError
+from data.handover import Slots
 from data.index import Index, Part
 from data.inputs import Input, Parts
 from data.members import MemberReader
 from data.offsets import Entry
 from data.order import keyed_raw
-from data.pictures import PictureReader, Seen
+from data.pictures import PictureReader, Seen, scaled
 from data.read_ahead import ReadAhead
 from data.transforms import BadSample, choose_caption, details_of
 from data.view import Shape
@@ -29,6 +31,18 @@ Read = tuple[Seen, str, dict[str, Tensor]]
 """What is seen of the picture, caption, and the inputs by name."""
 Located = tuple[int, str, Entry]
 """A sample's source, shard URL and entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A sample whose picture is decoded. place: its shard URL and entry; the others as in `data.inputs.Parts`."""
+
+    place: tuple[str, Entry]
+    members: Mapping[str, bytes]
+    details: Mapping[str, Any]
+    caption: str
+    seen: Seen
+    generator: np.random.Generator
 
 
 class Numbered(Protocol):
@@ -51,7 +65,7 @@ class Samples(Dataset[Batch]):
     """A torch data set whose items are micro-batches: of a list of global sample numbers it makes a Batch.
 
     While it makes one, the bytes of the next one that its process is asked for are read, whose numbers are larger by
-    `stride`.
+    `stride`. slots: what a worker puts images into.
 
     An error that must end the run is returned, because torch would wrap a raised one in a worker's traceback.
     """
@@ -64,6 +78,7 @@ class Samples(Dataset[Batch]):
         seed: int,
         inputs: Mapping[str, Input],
         stride: int,
+        slots: Slots,
     ) -> None:
         self.numbered = numbered
         self.members = members
@@ -71,6 +86,7 @@ class Samples(Dataset[Batch]):
         self.seed = seed
         self.inputs = inputs
         self.stride = stride
+        self.slots = slots
         self._ahead = ReadAhead()
         self._following: tuple[list[int], list[Located]] = [], []
 
@@ -107,14 +123,11 @@ class Samples(Dataset[Batch]):
         self.members.prefetch((url, entry) for _, url, entry in located)
 
     def _batch(self, numbers: Sequence[int], located: Sequence[Located]) -> Batch:
-        faults: list[Fault] = []
-        samples = [
-            self._sample(number, url, entry, faults) for number, (_, url, entry) in zip(numbers, located, strict=True)
-        ]
+        samples, faults = self._read(numbers, located)
         moments = [seen.moments for seen, _, _ in samples if seen.moments is not None]
-        images = default_collate([torch.from_numpy(seen.image) for seen, _, _ in samples])
+        images = self.slots.stack([torch.from_numpy(seen.image) for seen, _, _ in samples])
         return Batch(
-            images=images.permute(0, 3, 1, 2),  # in a worker, in memory that is shared already
+            images=images.permute(0, 3, 1, 2),
             moments=torch.stack(moments) if moments else None,
             inputs={name: torch.stack([read[name] for _, _, read in samples]) for name in self.inputs},
             captions=[caption for _, caption, _ in samples],
@@ -124,32 +137,57 @@ class Samples(Dataset[Batch]):
             traffic=self.members.storage.traffic.take(),
         )
 
-    def _sample(self, number: int, url: str, entry: Entry, faults: list[Fault]) -> Read:
-        """What is read of a sample; a bad sample's spare is of the same pool, by (seed, number) alone."""
-        for place in itertools.chain([(url, entry)], self._spares(number)):
+    def _read(self, numbers: Sequence[int], located: Sequence[Located]) -> tuple[list[Read], list[Fault]]:
+        """What is read of the samples, or of their spares, and what was wrong with those."""
+        faults: list[Fault] = []
+        places = [
+            itertools.chain([(url, entry)], self._spares(number))
+            for number, (_, url, entry) in zip(numbers, located, strict=True)
+        ]
+        opened = [self._opened(*each, faults) for each in zip(numbers, places, strict=True)]
+        seen = scaled([sample.seen for sample in opened])
+        found = [self._whole(*each, faults) for each in zip(numbers, places, opened, seen, strict=True)]
+        return found, sorted(faults, key=lambda fault: fault.number)
+
+    def _opened(self, number: int, places: Iterator[tuple[str, Entry]], faults: list[Fault]) -> _Opened:
+        """The first of a sample and its spares whose picture can be decoded. Raises DataError where none can."""
+        for place in places:
             try:
-                return self._read(*place, number)
+                members = self.members.read(*place)
+                generator = np.random.Generator(np.random.Philox(key=_key(self.seed, number)))
+                details = details_of(members)
+                caption = choose_caption(members, details, generator)
+                seen = self.pictures.read(members, generator, self.numbered.shape(number))
+                return _Opened(place, members, details, caption, seen, generator)
             except BadSample as error:
-                faults.append(Fault(error.reason, place[0], place[1].key, number))
+                faults.append(_fault(error, place, number))
         raise DataError(
             f"sample number {number} and {_REPLACEMENTS} others in its place are bad, the last: "
             f"{faults[-1]}. Check that these are the right shards"
         )
 
+    def _whole(
+        self, number: int, places: Iterator[tuple[str, Entry]], opened: _Opened, seen: Seen, faults: list[Fault]
+    ) -> Read:
+        """A sample with its inputs, or the first of its spares that has them."""
+        while True:
+            parts = Parts(opened.members, opened.details, opened.caption, seen.image, seen.view, opened.generator)
+            try:
+                return seen, opened.caption, {name: kind.read(parts) for name, kind in self.inputs.items()}
+            except BadSample as error:
+                faults.append(_fault(error, opened.place, number))
+            opened = self._opened(number, places, faults)
+            seen = scaled([opened.seen])[0]
+
     def _spares(self, number: int) -> Iterator[tuple[str, Entry]]:
-        """Those that stand in for a bad sample, one after the other."""
+        """Those that stand in for a bad sample, one after the other, by (seed, number) alone: of the same pool."""
         pool = self.numbered.pool(number)
         for spare in keyed_raw((self.seed, number), (0, _REPLACEMENT), _REPLACEMENTS):
             yield pool.sample(int(spare) % len(pool))
 
-    def _read(self, url: str, entry: Entry, number: int) -> Read:
-        members = self.members.read(url, entry)
-        generator = np.random.Generator(np.random.Philox(key=_key(self.seed, number)))
-        details = details_of(members)
-        caption = choose_caption(members, details, generator)
-        seen = self.pictures.read(members, generator, self.numbered.shape(number))
-        parts = Parts(members, details, caption, seen.image, seen.view, generator)
-        return seen, caption, {name: kind.read(parts) for name, kind in self.inputs.items()}
+
+def _fault(error: BadSample, place: tuple[str, Entry], number: int) -> Fault:
+    return Fault(error.reason, place[0], place[1].key, number)
 
 
 def _key(seed: int, number: int) -> NDArray[np.uint64]:

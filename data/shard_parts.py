@@ -17,7 +17,7 @@ from data.errors import DataError
 from data.index import Index
 from data.members import MemberReader
 from data.offsets import Entry
-from data.pictures import ImageReader
+from data.pictures import ImageReader, scaled
 from data.transforms import IMAGE_EXTENSIONS, BadSample
 from data.view import View
 from data.workers import loaded
@@ -100,7 +100,8 @@ class ShardParts(Dataset[Part]):
 
     def _read(self, url: str, entry: Entry) -> tuple[np.ndarray, View, dict[str, bytes]]:
         members = self.members.read(url, entry)
-        seen = self.pictures.read(members, np.random.default_rng(0))  # of which an unmirrored middle draws nothing
+        # an unmirrored middle draws nothing
+        (seen,) = scaled([self.pictures.read(members, np.random.default_rng(0))])
         others = {extension: data for extension, data in members.items() if extension not in IMAGE_EXTENSIONS}
         return seen.image, seen.view, others
 

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Urls = list[str]  # `Storage.list` hides the builtin inside the class
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 20.0
-_CHECK_SECONDS, _SCAN_BYTES = 3.0, 1 << 20
+_CHECK_SECONDS, _AHEAD_SECONDS, _SCAN_BYTES = 3.0, 5.0, 1 << 20
 
 
 class Storage:
@@ -110,8 +110,8 @@ class Storage:
     def prefetch(self, ranges: Iterable[tuple[str, int, int]]) -> None:
         """Bring the blocks of these (url, start, stop) into the cache, several requests at a time.
 
-        At most half a cache of them, so that none has left it when it is read; what is beyond that, and an object that
-        is not there, is left for the read that needs it.
+        At most half a cache of them, so that none has left it when it is read. What is beyond that, not there, or not
+        here within seconds, is left for the read that needs it: a process doesn't end before its threads do.
         """
         self._check_process()
         missing = self._blocks.lacking(runs_of(ranges, self.block_bytes), self.block_bytes)
@@ -119,8 +119,8 @@ class Storage:
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.connections, "storage")
-        for future in [self._pool.submit(self._run, *run) for run in missing]:
-            with suppress(NotFound):
+        for future in [self._pool.submit(self._run, *run, _AHEAD_SECONDS) for run in missing]:
+            with suppress(NotFound, StoreUnavailable):
                 future.result()
 
     def forget(self, url: str) -> None:
@@ -246,7 +246,7 @@ class Storage:
         access = self.endpoint_url, self.profile, self.anonymous
         return open_filesystem(protocol, *access, self.timeout_seconds, self.connections)
 
-    def _run(self, url: str, first: int, last: int) -> Sequence[bytes]:
+    def _run(self, url: str, first: int, last: int, patience: float | None = None) -> Sequence[bytes]:
         """Blocks `first` to `last`; those between the first and the last missing one in a single request."""
         self._check_process()
         disk = self._disk_cache(url)
@@ -254,7 +254,7 @@ class Storage:
         missing = [number for number, block in found.items() if block is None]
         if missing:
             begin, size = missing[0], self.block_bytes
-            data = self._range(url, begin * size, (missing[-1] + 1) * size)
+            data = self._range(url, begin * size, (missing[-1] + 1) * size, patience)
             for number in range(begin, missing[-1] + 1):
                 found[number] = block = data[(number - begin) * size : (number - begin + 1) * size]
                 self._blocks.put((url, number), block)
@@ -277,7 +277,7 @@ class Storage:
             self._disk = DiskCache(self.cache_folder, self.cache_folder_bytes, self.block_bytes)
         return self._disk
 
-    def _range(self, url: str, start: int, stop: int) -> bytes:
+    def _range(self, url: str, start: int, stop: int, patience: float | None = None) -> bytes:
         def fetch(fs: Any, path: str) -> bytes:
             try:
                 data = bytes(fs.cat_file(path, start=start, end=stop))
@@ -287,10 +287,10 @@ class Storage:
                 raise
             return data if len(data) <= stop - start else data[start:stop]  # an HTTP server that knows no ranges
 
-        return self._retried(url, fetch)
+        return self._retried(url, fetch, patience)
 
-    def _retried(self, url: str, action: Callable[[Any, str], T]) -> T:
-        began = time.monotonic()
+    def _retried(self, url: str, action: Callable[[Any, str], T], patience: float | None = None) -> T:
+        patience, began = self.patience_seconds if patience is None else patience, time.monotonic()
         for attempt in itertools.count(1):
             try:
                 filesystem = self._filesystem(url)
@@ -304,7 +304,7 @@ class Storage:
                 pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(attempt - 1, 20), _LONGEST_PAUSE_SECONDS)
                 pause *= random.uniform(0.5, 1.5)  # keeps many readers from asking again at the same moment
                 spent = time.monotonic() - began
-                if spent + pause > self.patience_seconds:
+                if spent + pause > patience:
                     raise StoreUnavailable(
                         f"{url}: {type(error).__name__}: {error}; gave up after {attempt} attempts in {spent:.1f} s. "
                         "Check that the store is up, then run again"

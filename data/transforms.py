@@ -35,6 +35,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # the other decoders of Pillow are no
 _JPEG = ("JPEG", "MPO")  # the second is of cameras that append other views of the scene
 _UPRIGHT, _TURNED, _ON_THEIR_SIDE = 1, range(2, 9), range(5, 9)
 _COLOURS = ("YCbCr", "Gray", "RGB")
+_START, _SCAN, _NOTES = b"\xff\xd8", 0xDA, 0xE1  # markers of JPEG; EXIF and XMP stand in segments of notes
 _REDUCTIONS = (8, 4, 2)  # that libjpeg has and Pillow asks for
 DEFAULT_MAX_PIXELS = 64_000_000
 LARGEST_TEXT_BYTES = 1 << 20  # .json takes a hundred times as much when it is parsed
@@ -140,8 +141,8 @@ def size_of_image(data: bytes) -> tuple[int, int] | None:
 
 
 def _size_of_plain_jpeg(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG of three colours or grey that no EXIF says to turn; None of any other image."""
-    if not data.startswith(b"\xff\xd8") or b"Exif\0" in data:
+    """Width and height of a JPEG of three colours or grey that nothing in it says to turn; None of any other image."""
+    if not data.startswith(_START) or _may_be_turned(data):
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
@@ -149,6 +150,19 @@ def _size_of_plain_jpeg(data: bytes) -> tuple[int, int] | None:
         return None
     # of a smaller one several of libjpeg's scales have the same size
     return (width, height) if colours in _COLOURS and min(width, height) >= _REDUCTIONS[0] else None
+
+
+def _may_be_turned(data: bytes) -> bool:
+    """Whether a JPEG has EXIF, or XMP that names an orientation, or segments that can't be followed to its pixels."""
+    at = len(_START)
+    while len(data) >= at + 4 and data[at] == 0xFF:
+        if data[at + 1] == _SCAN:
+            return False
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if data[at + 1] == _NOTES and (data.startswith(b"Exif\0", at + 4) or b"Orientation" in data[at:end]):
+            return True
+        at = end
+    return True
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from data.errors import DataError
-from data.pictures import ImageReader, Seen
+from data.pictures import ImageReader, Seen, scaled
 from data.transforms import BadSample, EncodedImage, decode_image
 from data.view import View, chosen
 
@@ -38,10 +38,12 @@ def jpeg(image: Image.Image, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def seen(data: bytes, gap: float | None = GAP, side: int = 64, scaled: int | None = None, **options: object) -> Seen:
-    reader = ImageReader(side, scaled or side, flip=False, smallest_side=1, max_pixels=10**7, reducing_gap=gap)
+def seen(
+    data: bytes, gap: float | None = GAP, side: int = 64, scaled_side: int | None = None, **options: object
+) -> Seen:
+    reader = ImageReader(side, scaled_side or side, flip=False, smallest_side=1, max_pixels=10**7, reducing_gap=gap)
     kind = "jpg" if data[:2] == b"\xff\xd8" else "png"
-    return reader.read({kind: data}, np.random.default_rng(5), **options)  # type: ignore[arg-type]
+    return scaled([reader.read({kind: data}, np.random.default_rng(5), **options)])[0]  # type: ignore[arg-type]
 
 
 def reference(data: bytes, view: View, shape: tuple[int, int] = (64, 64)) -> NDArray[np.uint8]:
@@ -97,15 +99,15 @@ def test_a_reduced_picture_is_close_to_the_whole_one(size: tuple[int, int], redu
 
 
 @pytest.mark.parametrize("shape", [None, (48, 80)])
-@pytest.mark.parametrize("scaled", [64, 90])
+@pytest.mark.parametrize("scaled_side", [64, 90])
 @pytest.mark.parametrize("size", [(511, 390), (387, 513), (300, 303)])
 def test_a_view_of_a_reduced_picture_is_where_it_says(
-    size: tuple[int, int], scaled: int, shape: tuple[int, int] | None
+    size: tuple[int, int], scaled_side: int, shape: tuple[int, int] | None
 ) -> None:
     """A shift by one pixel, either way, fits worse: nothing is lost between the picture and the reduced one."""
     data, wanted = jpeg(scene(*size)), shape or (64, 64)
-    found = seen(data, scaled=scaled, shape=shape)
-    exact = seen(data, None, scaled=scaled, shape=shape).view
+    found = seen(data, scaled_side=scaled_side, shape=shape)
+    exact = seen(data, None, scaled_side=scaled_side, shape=shape).view
     left, top, right, bottom = found.view.box
     assert np.abs(np.subtract(found.view.box, exact.box)).max() <= 4  # half of a pixel that stands for 8 x 8
     assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]
@@ -132,9 +134,28 @@ def test_a_turned_picture_is_seen_upright_whether_reduced_or_not(size: tuple[int
 def test_mirrored_is_the_same_view_from_right_to_left() -> None:
     data = jpeg(scene(400, 300))
     reader = ImageReader(64, 64, flip=True, smallest_side=1, max_pixels=10**7, reducing_gap=GAP)
-    looks = [reader.read({"jpg": data}, np.random.default_rng(n)) for n in range(20)]
+    looks = scaled([reader.read({"jpg": data}, np.random.default_rng(n)) for n in range(20)])
     ways = {look.view.mirrored: look for look in looks}
     assert (ways[True].image[:, ::-1] == ways[False].image).all() and ways[True].view.box == ways[False].view.box
+
+
+def test_scaled_together_they_are_what_each_is_alone() -> None:
+    looks = [
+        ImageReader(64, 64, True, 1, 10**7, GAP).read({"jpg": jpeg(scene(*size, seed=n))}, np.random.default_rng(n))
+        for n, size in enumerate([(80, 80), (91, 80), (60, 60), (64, 64), (1300, 1200), *[(80, 90)] * 17, (300, 200)])
+    ]
+    waiting = [look.scaled_to is not None for look in looks]
+    assert waiting == [True] * 3 + [False] + [True] * 19, "of the wanted size already"
+    assert len({look.image.shape for look in looks}) > 3
+    for together, look in zip(scaled(looks), looks, strict=True):
+        (alone,) = scaled([look])
+        assert together.image.shape == (64, 64, 3) and together.scaled_to is None and together.view == look.view
+        assert together.image.tobytes() == alone.image.tobytes()
+
+
+def test_a_large_picture_waits_for_no_other() -> None:
+    look = ImageReader(512, 512, False, 1, 10**7, GAP).read({"jpg": jpeg(scene(700, 640))}, np.random.default_rng(0))
+    assert look.scaled_to is None and look.image.shape == (512, 512, 3)
 
 
 def test_only_jpeg_is_reduced_and_never_below_the_gap() -> None:

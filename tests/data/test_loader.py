@@ -2,6 +2,7 @@ import io
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import islice
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from PIL import Image
 from data import members
 from data.batch import Batch
 from data.errors import DataError
+from data.handover import Receiver
 from data.index import Index
 from data.inputs.caption import Caption
 from data.loader import Loader
@@ -120,6 +123,36 @@ def test_workers_do_not_change_anything(folder: str, workers: int) -> None:
     alone, many = take(make_loader(folder), 10), take(make_loader(folder, workers=workers), 10)
     assert [batch.numbers.tolist() for batch in many] == [batch.numbers.tolist() for batch in alone]
     assert rows(many) == rows(alone)
+
+
+@pytest.mark.parametrize(("workers", "batches_ahead"), [(1, 1), (1, 2), (2, 1), (3, 2)])
+def test_a_batch_stays_what_it_was_when_others_follow(
+    folder: str, workers: int, batches_ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of images that are too many to go by value: workers write to the same memory again and again, as far ahead as
+    they may, while the training process is slow to copy."""
+    own = Receiver.own
+
+    def slowly(receiver: Receiver, images: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.05)
+        return own(receiver, images)
+
+    monkeypatch.setattr(Receiver, "own", slowly)
+    options = {"image_size": 128, "batches_ahead": batches_ahead}
+    many = take(make_loader(folder, workers=workers, **options), 24)
+    assert not any(batch.images.is_shared() for batch in many)
+    assert all(batch.images.is_contiguous(memory_format=torch.channels_last) for batch in many)
+    assert rows(many) == rows(take(make_loader(folder, **options), 24))
+
+
+def test_small_tensors_go_to_another_process_by_value(folder: str) -> None:
+    [batch] = take(make_loader(folder), 1)
+    again = pickle.loads(ForkingPickler.dumps(batch))
+    assert not again.images.is_shared() and not again.numbers.is_shared() and batch.images.is_contiguous() is False
+    assert rows([again]) == rows([batch]) and again.images.stride() == batch.images.stride()
+    assert again.numbers.dtype == torch.int64 and again.sources.tolist() == batch.sources.tolist()
+    again.images.zero_()
+    assert batch.images.any(), "memory of its own"
 
 
 def test_a_restart_goes_on_where_it_stopped(folder: str) -> None:

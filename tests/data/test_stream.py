@@ -105,8 +105,20 @@ def test_the_last_error_names_url_error_and_attempts(flaky: Callable[..., Flaky]
     flaky(100, OSError("503 Slow Down"))
     with pytest.raises(DataError, match=r"x://a: OSError: 503 .*; gave up after \d+ attempts in 0\.\d s\. Check"):
         Storage(patience_seconds=0.3).read("x://a")
-    with pytest.raises(DataError, match=r"gave up after \d+ attempts"):
-        Storage(patience_seconds=0.3, block_bytes=10, cache_bytes=100).prefetch([("x://a", 0, 30), ("x://b", 0, 3)])
+
+
+def test_what_does_not_come_ahead_is_left_for_the_read_that_needs_it(
+    flaky: Callable[..., Flaky], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a process whose store has gone stayed up at its end for as long as its patience, for these threads."""
+    filesystem = flaky(10**6, OSError("503 Slow Down"))
+    monkeypatch.setattr(stream, "_AHEAD_SECONDS", 0.3)
+    storage = Storage(block_bytes=10, cache_bytes=100)
+    began = time.monotonic()
+    storage.prefetch([("x://a", 0, 30), ("x://b", 0, 3)])
+    assert time.monotonic() - began < 5
+    filesystem.failures = filesystem.reads
+    assert storage.read("x://a", 0, 30) == bytes(range(30))
 
 
 def test_pauses_double_up_to_twenty_seconds_and_differ_between_readers(

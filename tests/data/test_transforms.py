@@ -147,6 +147,14 @@ def test_pictures_are_upright_by_their_exif(kind: str, orientation: int | None) 
         assert np.abs(picture.decode(4).astype(int)[:, :, 0] - np.asarray(UPRIGHT)[::4, ::4]).max() <= 2
 
 
+def test_an_orientation_that_only_xmp_names_counts_as_well() -> None:
+    note = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    plain = encode(UPRIGHT.transpose(TURNED[6]), "JPEG", quality=100)
+    noted = plain[:2] + b"\xff\xe1" + (len(note) + 2).to_bytes(2, "big") + note + plain[2:]
+    assert np.abs(decode_image(noted).astype(int)[:, :, 0] - np.asarray(UPRIGHT)).max() <= 2
+    assert decode_image(plain).shape == (48, 32, 3)
+
+
 def animation(kind: str) -> bytes:
     frames = [Image.new("RGB", (4, 4), (shade, 0, 0)) for shade in (120, 0, 250)]
     options = {"lossless": True} if kind == "WEBP" else {}

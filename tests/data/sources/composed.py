@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.inputs import Parts
-from data.pictures import ImageReader
+from data.pictures import ImageReader, scaled
 from data.prepare import members_of
 from data.sources import Sample, Source
 from data.transforms import choose_caption, details_of
@@ -35,7 +35,7 @@ def inputs_of(experiment: str, sample: Sample) -> Mapping[str, Tensor]:
     members = members_of(sample)
     generator = np.random.default_rng(0)
     side = config.data.image_size
-    seen = ImageReader(side, config.data.scaled_side or side, False, 1, 10**7).read(members, generator)
+    (seen,) = scaled([ImageReader(side, config.data.scaled_side or side, False, 1, 10**7).read(members, generator)])
     details = details_of(members)
     caption = choose_caption(members, details, generator)
     parts = Parts(members, details, caption, seen.image, seen.view, generator)
