@@ -1,6 +1,7 @@
 """What the denoiser is trained on: losses of samples, and the weights of their timesteps."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,20 +34,34 @@ def _difference(output: Tensor, target: Tensor) -> Tensor:
     return output.float() - target.float()
 
 
-def min_snr_weight(alpha_bar: Tensor, gamma: float, prediction: Prediction) -> Tensor:
-    """Weight of a timestep's L2 loss: min(SNR, gamma) on the error of z_0, with SNR = alpha_bar / (1 - alpha_bar).
+@dataclass(frozen=True)
+class SnrWeight:
+    """Weight of a timestep: min(SNR, gamma)^power on the squared error of z_0; SNR = alpha_bar / (1 - alpha_bar).
 
-    That is min(SNR, gamma) / SNR for epsilon prediction, / (SNR + 1) for v, / 1 for z_0. It takes weight from nearly
-    clean latents, whose noise says little about the picture, and so gets to good samples in fewer steps (Hang et al.
-    2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy", Sec. 3.4).
+    gamma=5, power=1: min-SNR (Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy", Sec.
+    3.4). It takes weight from nearly clean latents, whose noise says little about the picture, and so gets to good
+    samples in fewer steps. gamma=None, power=0.5: debiased estimation (Yu et al. 2023, "Unmasking Bias in Diffusion
+    Model Training"), which also gives weight to noisy latents, where little but the condition tells what the
+    picture is of.
 
-    alpha_bar: float [B] in (0, 1); 0 too, unless epsilon is predicted. gamma: above 0, else ValueError; 5 in that
-    paper. Returns alpha_bar's shape.
+    gamma: above 0, or None for no limit. power: 0 or more. Raises ValueError for others.
     """
-    if gamma <= 0:
-        raise ValueError(f"gamma={gamma} must be above 0; 5 is usual")
-    snr = alpha_bar / (1 - alpha_bar)
-    return snr.clamp(max=gamma) / prediction.error_per_z_0_error(snr)
+
+    gamma: float | None
+    power: float
+
+    def __post_init__(self) -> None:
+        if (self.gamma is not None and not self.gamma > 0) or not self.power >= 0:
+            raise ValueError(f"gamma={self.gamma} must be above 0, or None, and power={self.power} at least 0")
+
+    def of(self, alpha_bar: Tensor, prediction: Prediction) -> Tensor:
+        """The weight of an error of the network's output, such as min(SNR, gamma)^power / SNR for epsilon.
+
+        alpha_bar: float [B] in (0, 1); 0 too, unless epsilon is predicted. Returns its shape.
+        """
+        snr = alpha_bar / (1 - alpha_bar)
+        limited = snr if self.gamma is None else snr.clamp(max=self.gamma)
+        return limited**self.power / prediction.error_per_z_0_error(snr)
 
 
 def by_timestep_decile(losses: Tensor, t: Tensor, steps: int) -> Tensor:

@@ -17,7 +17,7 @@ from evaluation.frozen_conditioners import load_frozen_conditioners
 from models.autoencoder import AutoencoderVQ
 from models.latent_diffusion import FirstStage, LatentDiffusion
 from models.noisy_classifier import NoisyClassifier
-from models.objective import LOSSES
+from models.objective import LOSSES, SnrWeight
 from models.perceptual import PerceptualLoss
 from models.prediction import PREDICTIONS
 from training.checkpoint import Checkpoints
@@ -61,7 +61,7 @@ def build_task(config: DictConfig, ranks: Distributed) -> Task:
             {name: kind.nothing() for name, kind in instantiate(config.inputs).items()},
             dict(config.task.dropout),
             accumulation,
-            config.task.min_snr_gamma,
+            SnrWeight(**config.task.snr_weight) if config.task.snr_weight else None,
             config.task.offset_noise,
             names,
             config.run.seed,

@@ -96,9 +96,8 @@ def check_settings(config: DictConfig, world: int) -> None:
     for key, value in _present(config, ALERTS):
         if value is not None and (not _is_number(value) or value <= 0):
             raise ConfigurationError(key, value, "it must be a number above 0; or null, for no such alert")
-    for key, value in _present(config, ("task.min_snr_gamma",)):
-        if value is not None and (not _is_number(value) or value <= 0):
-            raise ConfigurationError(key, value, "it must be a number above 0, 5 is usual; or null")
+    for key, value in _present(config, ("task.snr_weight",)):
+        _check_snr_weight(key, value)
     sources_of(config)
     for key, value in _present(config, POSITIVE):
         if not _is_number(value) or value <= 0:
@@ -195,6 +194,17 @@ def _whole_number(key: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         or_null = ", or null" if key in WHOLE_OR_NULL else ""
         raise ConfigurationError(key, value, f"it must be a whole number of at least {least}{or_null}")
+
+
+def _check_snr_weight(key: str, value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, DictConfig) or set(value) != {"gamma", "power"}:
+        raise ConfigurationError(key, value, "it must be {gamma: 5, power: 1}, say, as of min-SNR; or null")
+    if value.gamma is not None and (not _is_number(value.gamma) or value.gamma <= 0):
+        raise ConfigurationError(f"{key}.gamma", value.gamma, "it must be a number above 0, 5 is usual; or null")
+    if not _is_number(value.power) or value.power < 0:
+        raise ConfigurationError(f"{key}.power", value.power, "it must be a number of at least 0")
 
 
 def _watchdog_is_patient(config: DictConfig) -> None:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.objective import LOSSES, by_timestep_decile, l2, min_snr_weight
+from models.objective import LOSSES, SnrWeight, by_timestep_decile, l2
 from models.prediction import PREDICTIONS
 from models.schedule import linear
 
@@ -32,13 +32,24 @@ class TestLosses:
 def test_min_snr_weight_is_gamma_over_snr_where_the_latent_is_nearly_clean() -> None:
     alpha_bar = torch.tensor([0.01, 0.5, 0.8, 0.95, 0.999], dtype=torch.float64)
     snr = alpha_bar / (1 - alpha_bar)
-    weight = min_snr_weight(alpha_bar, 5.0, PREDICTIONS["epsilon"])
+    weight = SnrWeight(gamma=5.0, power=1.0).of(alpha_bar, PREDICTIONS["epsilon"])
     torch.testing.assert_close(weight * snr, snr.clamp(max=5.0))
     assert weight[0] == weight[1] == weight[2] == 1.0
     assert weight[4] < weight[3] < 1.0
 
 
-def test_min_snr_weighs_the_same_error_the_same_whatever_is_predicted() -> None:
+def test_the_debiased_weight_is_one_over_the_root_of_snr() -> None:
+    alpha_bar = torch.tensor([0.01, 0.5, 0.8, 0.999], dtype=torch.float64)
+    snr = alpha_bar / (1 - alpha_bar)
+    weight = SnrWeight(gamma=None, power=0.5).of(alpha_bar, PREDICTIONS["epsilon"])
+    torch.testing.assert_close(weight, 1 / snr.sqrt())
+    limited = SnrWeight(gamma=2.0, power=0.5).of(alpha_bar, PREDICTIONS["epsilon"])
+    torch.testing.assert_close(limited[:2], weight[:2])
+    torch.testing.assert_close(limited[2:] * snr[2:], torch.full((2,), 2.0**0.5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("snr_weight", [SnrWeight(5.0, 1.0), SnrWeight(None, 0.5), SnrWeight(25.0, 0.3)])
+def test_the_same_error_weighs_the_same_whatever_is_predicted(snr_weight: SnrWeight) -> None:
     schedule = linear(0.00085, 0.012)
     t = torch.tensor([0, 100, 300, 600, 999])
     generator = torch.Generator().manual_seed(0)
@@ -50,15 +61,16 @@ def test_min_snr_weighs_the_same_error_the_same_whatever_is_predicted() -> None:
         prediction = PREDICTIONS[name]
         right = prediction.target(z_0, eps, alpha, sigma)
         wrong = prediction.target(z_0 + error, wrong_eps, alpha, sigma)
-        return (wrong - right).square().mean(1) * min_snr_weight(schedule.alpha_bar[t], 5.0, prediction)
+        return (wrong - right).square().mean(1) * snr_weight.of(schedule.alpha_bar[t], prediction)
 
     torch.testing.assert_close(weighed("v"), weighed("epsilon"))
     torch.testing.assert_close(weighed("z_0"), weighed("epsilon"))
 
 
-def test_min_snr_weight_refuses_a_gamma_that_is_not_positive() -> None:
-    with pytest.raises(ValueError, match="gamma=0"):
-        min_snr_weight(torch.tensor([0.5]), 0.0, PREDICTIONS["epsilon"])
+@pytest.mark.parametrize(("gamma", "power"), [(0.0, 1.0), (-1.0, 1.0), (5.0, -0.5), (float("nan"), 1.0)])
+def test_a_weight_that_cannot_be_is_refused(gamma: float, power: float) -> None:
+    with pytest.raises(ValueError, match=f"gamma={gamma} .* power={power}"):
+        SnrWeight(gamma, power)
 
 
 def test_deciles_hold_every_loss_once_by_its_timestep() -> None:

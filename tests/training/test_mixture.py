@@ -24,7 +24,7 @@ def of_two_sources(overrides: list[str], squares: Path) -> list[str]:
     """The same with two sources, one of which brings a quarter of the samples, and no data.url."""
     kept = [override for override in overrides if not override.startswith("data.url=")]
     sources = f"{{most:{{url:'{squares}/train',weight:3}},few:{{url:'{squares}/heldout',weight:1}}}}"
-    return [*kept, f"data.train={sources}", f"data.held_out={squares}/heldout", "task.min_snr_gamma=null"]
+    return [*kept, f"data.train={sources}", f"data.held_out={squares}/heldout", "task.snr_weight=null"]
 
 
 @pytest.mark.slow
@@ -57,7 +57,7 @@ def test_losses_and_counts_by_source(
 def test_losses_by_source_of_a_first_stage(
     tiny_autoencoder: list[str], squares: Path, tmp_path: Path, on_ranks: OnRanks
 ) -> None:
-    overrides = [o for o in of_two_sources(tiny_autoencoder, squares) if not o.startswith("task.min_snr")]
+    overrides = [o for o in of_two_sources(tiny_autoencoder, squares) if not o.startswith("task.snr_weight")]
     rows = on_ranks(1, rows_of_a_run, overrides, tmp_path, [2])
     counts = {name: rows[0][f"data/samples/{name}"] for name in ("most", "few")}
     weighted = sum(rows[0][f"train/loss_source_{name}"] * count for name, count in counts.items() if count)

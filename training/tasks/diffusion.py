@@ -9,7 +9,7 @@ import torch
 from data.batch import Batch
 from models.conditioners import Condition, Conditioners
 from models.latent_diffusion import FirstStage
-from models.objective import DECILES, by_group, by_timestep_decile, min_snr_weight
+from models.objective import DECILES, SnrWeight, by_group, by_timestep_decile
 from models.prediction import Prediction, check_prediction
 from models.schedule import NoiseSchedule
 from training import noise
@@ -23,8 +23,8 @@ class DiffusionTask(LatentTask):
 
     prediction: what the module's output means. sample_loss: (output, target) -> float32 [B], of models.objective.
     frozen: the conditioners that are not trained. nothing: by name, the input that says nothing, which replaces a
-    sample's own with the probability in `dropout` (classifier-free guidance needs it). min_snr_gamma: weighs timesteps
-    by min-SNR; None: evenly. offset_noise: deviation of what is added to a whole channel's noise, so that the model
+    sample's own with the probability in `dropout` (classifier-free guidance needs it). snr_weight: of timesteps; None:
+    all weigh the same. offset_noise: deviation of what is added to a whole channel's noise, so that the model
     learns to change a picture's mean; 0: nothing. sources: names of those that samples are of, where they are several.
     Every random number is keyed by (seed, sample number).
 
@@ -42,7 +42,7 @@ class DiffusionTask(LatentTask):
         nothing: Mapping[str, torch.Tensor],
         dropout: Mapping[str, float],
         accumulation: int,
-        min_snr_gamma: float | None,
+        snr_weight: SnrWeight | None,
         offset_noise: float,
         sources: Sequence[str],
         seed: int,
@@ -55,7 +55,7 @@ class DiffusionTask(LatentTask):
         self.nothing = nothing
         self.dropout = dropout
         self.accumulation = accumulation
-        self.min_snr_gamma = min_snr_gamma
+        self.snr_weight = snr_weight
         self.offset_noise = offset_noise
         self.sources = sources
 
@@ -99,11 +99,10 @@ class DiffusionTask(LatentTask):
         return eps
 
     def weighted(self, losses: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Each sample's loss [B] times its timestep's weight: 1 (LDM Eq. 2), or min-SNR where a gamma is set."""
-        if self.min_snr_gamma is None:
+        """Each sample's loss [B] times its timestep's weight: 1 (LDM Eq. 2), or by its SNR."""
+        if self.snr_weight is None:
             return losses
-        alpha_bar = self.schedule.alpha_bar[t.cpu()]
-        return losses * min_snr_weight(alpha_bar, self.min_snr_gamma, self.prediction).to(losses)
+        return losses * self.snr_weight.of(self.schedule.alpha_bar[t.cpu()], self.prediction).to(losses)
 
     @torch.no_grad()
     def given(self, inputs: Mapping[str, torch.Tensor]) -> Condition:

@@ -23,7 +23,7 @@ OBJECTIVES = {
     "z_0": ["task.prediction=z_0"],
     "l1": ["task.loss=l1"],
     "offset noise": ["task.offset_noise=0.2"],
-    "even weights": ["task.min_snr_gamma=null"],
+    "even weights": ["task.snr_weight=null"],
     "cosine": ["schedule=cosine"],
     "v to zero SNR": ["task.prediction=v", "schedule.zero_terminal_snr=true"],
     "z_0 to zero SNR": ["task.prediction=z_0", "schedule=cosine", "schedule.zero_terminal_snr=true"],
@@ -81,7 +81,7 @@ def test_offset_noise_is_one_number_a_channel_and_belongs_to_the_sample(
 
 def rows_of_three_steps(ranks: Distributed, overrides: list[str], folder: Path) -> list[dict[str, Any]]:
     """metrics.jsonl of three steps."""
-    _, rows = train(ranks, [*overrides, "checkpoint.every=1000", "task.min_snr_gamma=null"], folder, 3)
+    _, rows = train(ranks, [*overrides, "checkpoint.every=1000", "task.snr_weight=null"], folder, 3)
     return rows[1:]
 
 

@@ -14,7 +14,9 @@ OBJECTIVES = {
     "unknown prediction": Wrong(("task.prediction=x_0",), "task.prediction=x_0", "choose one of epsilon, v, z_0"),
     "unknown loss": Wrong(("task.loss=huber",), "task.loss=huber", "choose one of l2, l1"),
     "noise that can't be": Wrong(("task.offset_noise=-0.1",), "task.offset_noise=-0.1", "at least 0"),
-    "no gamma": Wrong(("task.min_snr_gamma=0",), "task.min_snr_gamma=0", "or null"),
+    "no gamma": Wrong(("task.snr_weight={gamma:0,power:1}",), "task.snr_weight.gamma=0", "or null"),
+    "a power below 0": Wrong(("task.snr_weight={gamma:5,power:-1}",), "task.snr_weight.power=-1", "at least 0"),
+    "a weight that is a number": Wrong(("task.snr_weight=5",), "task.snr_weight=5", "by name: gamma, power"),
     "unknown schedule": Wrong(("schedule=quadratic",), "schedule=quadratic", "choose one of cosine, linear"),
     "betas": Wrong(("schedule.beta_end=1.5",), "schedule=models.schedule.linear: ", "beta_start <= beta_end < 1"),
     "noise without a trace": Wrong(
@@ -28,6 +30,12 @@ OBJECTIVES = {
         "give one of them",
     ),
 }
+
+
+def test_a_weight_without_its_power(refused: Refused) -> None:
+    """Where the experiment has none that it would be added to."""
+    overrides = ["experiment=txt2img_1p45b", "data.url=nowhere", "task.snr_weight={gamma:5}"]
+    check(refused(overrides), "task.snr_weight={'gamma': 5}", "{gamma: 5, power: 1}")
 
 
 @pytest.mark.parametrize("wrong", OBJECTIVES.values(), ids=OBJECTIVES.keys())
