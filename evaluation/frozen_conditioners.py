@@ -23,6 +23,6 @@ def load_frozen_conditioners(config: DictConfig) -> Conditioners:
     conditioners = build_frozen_conditioners(config)
     for name, conditioner in conditioners.by_input().items():
         path, key = config.frozen_weights.get(name), f"frozen_weights.{name}"
-        stored = read_weights(path, key, "give the path of the conditioner's weights as safetensors")
+        stored = read_weights(path, key, lambda: "give the path of the conditioner's weights as safetensors")
         fill(conditioner, conditioner.published(stored), path, key, f"frozen_conditioners.{name}")
     return conditioners

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,9 @@ import yaml
 from evaluation.gallery import Gallery, StepSamples, read_final_samples, read_step_samples
 from evaluation.results import Result, read_results
 from evaluation.run_metrics import METRICS, Series, read_metrics
+from training.credentials import masked
 
 CONFIG, ATTRIBUTION, STARTS = "config.yaml", "attribution.txt", "starts.jsonl"
-SECRET = re.compile(r"secret|key_id|token|password|api_key|access_key|credential", re.IGNORECASE)
-NOT_SECRET = re.compile(r"^tokenizer|tokens$|^token_std$", re.IGNORECASE)
-USER_IN_URL = re.compile(r"://[^/@\s]+@")
-MASK = "***"
 # A pause longer than this between two lines, and than 20 usual ones, is a stop and not training time.
 PAUSE_SECONDS = 600.0
 
@@ -32,7 +28,7 @@ class RunRecord:
     metrics: metric name -> its series; `steps`, `images_seen`, `training_seconds` and `pauses` are over the
     whole run; pauses are long stops between lines, not counted as training. seen, times: images seen, and the
     clock in seconds, at each step; None where no line tells. restarts: steps that later starts went on from.
-    config: None without a config.yaml, secrets masked.
+    config: None without a config.yaml, credentials masked.
     """
 
     name: str
@@ -97,26 +93,6 @@ def read_run(run_folder: Path) -> RunRecord:
     )
 
 
-def secret_keys(config: dict[str, Any]) -> Iterator[str]:
-    """Dotted keys whose values `mask_secrets` hides."""
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from (f"{key}.{inner}" for inner in secret_keys(value))
-        elif mask_secrets(value, key) != value:
-            yield key
-
-
-def mask_secrets(value: Any, key: str = "") -> Any:
-    """The same configuration with secrets, and user names in URLs, replaced by ***."""
-    if isinstance(value, dict):
-        return {name: mask_secrets(item, str(name)) for name, item in value.items()}
-    if isinstance(value, list):
-        return [mask_secrets(item, key) for item in value]
-    if SECRET.search(key) and not NOT_SECRET.search(key) and value is not None and not isinstance(value, bool):
-        return MASK
-    return USER_IN_URL.sub(f"://{MASK}@", value) if isinstance(value, str) else value
-
-
 def _add_wait_fraction(metrics: dict[str, Series]) -> None:
     """data/wait_fraction, where it was not logged: seconds a step waited for its data, as a share of the step's."""
     waits, steps = metrics.get("data/wait_seconds"), metrics.get("speed/step_seconds")
@@ -157,7 +133,7 @@ def _read_config(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     config = yaml.safe_load(path.read_text())
-    return mask_secrets(config) if isinstance(config, dict) else None
+    return masked(config) if isinstance(config, dict) else None
 
 
 def _name(run_folder: Path, config: dict[str, Any] | None) -> str:

@@ -1,18 +1,15 @@
-"""Sessions of W&B's client: which say nothing of the machine, the command or the code, and name no secret."""
+"""Sessions of W&B's client: which say nothing of the machine, the command or the code, and name no credential."""
 
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any, Literal
 
+from training.credentials import masked
+
 ID_FILE = "wandb_run_id"
 """In a run folder: what W&B knows the run by."""
-
-_SECRET_NAME = re.compile(r"(secret|password|credential|access_key|api_key|_token$|^token$)", re.IGNORECASE)
-_USER_OF_URL = re.compile(r"(?<=://)[^/@\s]+@")
-_SIGNATURE = re.compile(r"(?i)([?&](?:[a-z-]*(?:signature|credential|token|key|sig))=)[^&\s]+")
 
 
 def is_online(mode: str) -> bool:
@@ -34,8 +31,8 @@ def begin(
 ) -> Any:
     """The W&B run with this number, which is gone on with if it is there. Raises wandb.errors.Error.
 
-    folder: what couldn't be sent is kept in its folder wandb/. config: secrets in it are masked. online: else nothing
-    is sent. resume_from: "NUMBER?_step=STEP", in place of resume. group, job_type: what W&B sorts it by.
+    folder: what couldn't be sent is kept in its folder wandb/. config: credentials in it are masked. online: else
+    nothing is sent. resume_from: "NUMBER?_step=STEP", in place of resume. group, job_type: what W&B sorts it by.
     """
     import wandb
 
@@ -58,20 +55,7 @@ def begin(
         group=group,
         job_type=job_type,
         dir=str(folder),
-        config=without_secrets(config),
+        config=masked(config),
         mode="online" if online else "offline",
         settings=settings,
     )
-
-
-def without_secrets(value: Any, name: str = "") -> Any:
-    """The same settings with *** for what may be a key: by its name, in a URL's user, or in its signature."""
-    if isinstance(value, dict):
-        return {key: without_secrets(inner, str(key)) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_secrets(inner, name) for inner in value]
-    if not isinstance(value, str):
-        return value
-    if _SECRET_NAME.search(name):
-        return "***"
-    return _SIGNATURE.sub(r"\1***", _USER_OF_URL.sub("***@", value))

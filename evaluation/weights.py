@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -24,22 +24,22 @@ class WeightsError(Exception):
     """Weights are missing, unreadable or of another model; the message says which and what to do."""
 
 
-def read_weights(path: str | None, key: str, remedy: str) -> dict[str, Tensor]:
+def read_weights(path: str | None, key: str, remedy: Callable[[], str]) -> dict[str, Tensor]:
     """The tensors of a safetensors file, by name.
 
     path: relative ones are taken from the working directory and then from the project's folder. key: the setting
-    that named it. remedy: what to do when there is none. Raises WeightsError.
+    that named it. remedy: tells what to do when there is none. Raises WeightsError.
     """
     if path is None:
-        raise WeightsError(f"{key}=null: {remedy}")
+        raise WeightsError(f"{key}=null: {remedy()}")
     candidates = list(dict.fromkeys([Path(path), PROJECT / path]))
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
-        raise WeightsError(f"{key}={path}: no such file (looked for {' and '.join(map(str, candidates))}); {remedy}")
+        raise WeightsError(f"{key}={path}: no such file (looked for {' and '.join(map(str, candidates))}); {remedy()}")
     try:
         return load_file(found)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{key}={path}: not a readable safetensors file ({error}); {remedy}") from None
+        raise WeightsError(f"{key}={path}: not a readable safetensors file ({error}); {remedy()}") from None
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from training.checks import USER_IN_URL
 from training.compose import choices
+from training.credentials import masked_urls
 from training.errors import ConfigurationError
 
 RUNTIMES = ("none", "pyxis", "apptainer")
@@ -109,7 +109,7 @@ def _check_environment(environment: dict[str, Any]) -> None:
         key = f"cluster.environment.{name}"
         if not NAME.fullmatch(name):
             raise ConfigurationError(key, value, "a variable's name has letters, digits and _ alone")
-        if SECRET.search(name) or USER_IN_URL.search(str(value)):
+        if SECRET.search(name) or masked_urls(str(value)) != str(value):
             raise ConfigurationError(
                 key,
                 "***",

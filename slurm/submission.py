@@ -20,7 +20,7 @@ from slurm.command import Command, of_cluster
 from slurm.profile import Profile, profile_of
 from slurm.script import BatchJob
 from training import compose
-from training.checks import USER_IN_URL
+from training.credentials import credential_in_override
 from training.errors import ConfigurationError
 
 FOLDER = "slurm"
@@ -56,12 +56,11 @@ def submission_of(command: Command, typed: str, waits_for: Path | None = None) -
     Raises the errors that training.job.exit_status foresees when a setting can't work.
     """
     for argument in (*command.overrides, *command.own):
-        if USER_IN_URL.search(argument):
+        if found := credential_in_override(argument):
             remedy = (
                 "credentials don't belong into a command, which is written into scripts; set AWS_ACCESS_KEY_ID, ..."
             )
-            key, _, value = USER_IN_URL.sub("://***@", argument).partition("=")
-            raise ConfigurationError(key, value, remedy)
+            raise ConfigurationError(*found, remedy)
     config = compose.composed("submit", command.own)
     profile = profile_of(config)
     if waits_for is not None and command.verb == "evaluate" and not command.given("run"):

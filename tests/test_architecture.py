@@ -14,8 +14,10 @@ LEAVES: dict[str, set[str]] = {
     "training.distributed": set(),
     "training.checkpoint_files": set(),
     "training.checkpoint_store": {"data", "training.checkpoint_files"},
-    "training.compose": set(),
-    "training.starts": set(),
+    "training.closed_pipe": set(),
+    "training.compose": {"training.closed_pipe", "training.credentials"},
+    "training.credentials": set(),
+    "training.starts": {"training.credentials"},
 }
 """Modules of training that evaluation may use, and all of this project that they import, which is no evaluation."""
 ALLOWED = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from training.compose import CONFIG_FOLDER, choices
+from training.credentials import REMEDY as KEEP_CREDENTIALS_OUT
+from training.credentials import credentials_in
 from training.data_sources import BAD_SHARDS, sources_of
 from training.engine_checks import check_engine
 from training.engine_settings import COMPILE_MODES, PRECISIONS, STAGES
@@ -69,7 +70,6 @@ NOT_NEGATIVE = (
     "alerts.again_minutes",
 )
 ALERTS = ("alerts.data_wait", "alerts.goodput", "alerts.loss_spike", "alerts.slow_rank")
-USER_IN_URL = re.compile(r"://[^/@\s]+@")
 ABSENT = object()
 
 
@@ -179,15 +179,9 @@ def _leaves(node: object, place: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _holds_no_credentials(config: DictConfig) -> None:
-    """Configurations are shown, kept with the run and sent to the dashboard."""
-    for key, value in _leaves(OmegaConf.to_container(config, resolve=True)):
-        if isinstance(value, str) and USER_IN_URL.search(value):
-            raise ConfigurationError(
-                key,
-                USER_IN_URL.sub("://***@", value),
-                "credentials don't belong into a configuration; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-                "name an AWS profile in data.storage.profile",
-            )
+    """Nor what it refers to, such as variables of the environment."""
+    for key, shown in credentials_in(OmegaConf.to_container(config, resolve=True)):  # type: ignore[arg-type]
+        raise ConfigurationError(key, shown, KEEP_CREDENTIALS_OUT)
 
 
 def _whole_number(key: str, value: object, least: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
+from training.closed_pipe import quiet_when_nobody_reads
+
 VERBS = {
     "train": ("training.train", "train a model, or go on with an interrupted run"),
     "plan": ("training.plan", "tell what a run will need: memory, time, cost"),
@@ -37,6 +39,11 @@ def usage() -> str:
 
 def main() -> None:
     """Entry point of `ldm`."""
+    with quiet_when_nobody_reads():
+        _main()
+
+
+def _main() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())

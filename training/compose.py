@@ -1,10 +1,13 @@
-"""Hydra, with errors that name the key, the value and the remedy. A leaf: imports nothing else of this project."""
+"""Hydra, with errors that name the key, the value and the remedy. A leaf, on two others alone."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import io
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -16,12 +19,18 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from training.closed_pipe import quiet_when_nobody_reads
+from training.credentials import REMEDY, credential_in_override, credentials_in, masked_text
+
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "conf"
 FLAGS_WITH_A_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--config-path", "-cp", "--config-name", "-cn")
+SHOWING = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")
 INTERRUPTED_STATUS = 130  # 128 + SIGINT, as shells have it
 
 # ${times:4.5e-6,${batch.global_size}} in a configuration: a setting that grows with another.
 OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)
+# ${choices:engine} in a help's text: the files of conf/engine.
+OmegaConf.register_new_resolver("choices", lambda group: _listed(choices(group)), replace=True)
 
 
 def command(
@@ -58,12 +67,29 @@ def command(
 
     # Hydra would compose twice more, which takes as long as all other checks.
     plain = overrides == sys.argv[1:] and not any(override.lstrip("+~").startswith("hydra") for override in overrides)
-    hydra.main(str(CONFIG_FOLDER), config_name, version_base="1.3")(run_or_fail)(config if plain else None)
+    main = hydra.main(str(CONFIG_FOLDER), config_name, version_base="1.3")(run_or_fail)
+    with quiet_when_nobody_reads():
+        if plain:
+            main(config)
+        elif any(argument.partition("=")[0] in SHOWING for argument in sys.argv[1:]):
+            _print_at_once(main)
+        else:
+            main(None)
+
+
+def _print_at_once(main: Callable[[None], None]) -> None:
+    """What Hydra shows, printed when it is all there: of an output that is closed it would make a traceback."""
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(shown):
+            main(None)
+    finally:
+        print(shown.getvalue(), end="")
 
 
 def fail(message: str, status: int = 2) -> None:
-    """Ends the process with a message and a status, which is 2 for a wrong use."""
-    print(f"error: {message}", file=sys.stderr)
+    """Ends the process with a message, without credentials, and a status, which is 2 for a wrong use."""
+    print(f"error: {masked_text(message)}", file=sys.stderr)
     raise SystemExit(status)
 
 
@@ -78,7 +104,11 @@ def _overrides(arguments: list[str]) -> list[str]:
 
 
 def check_overrides(config_name: str, overrides: list[str]) -> DictConfig:
-    """The configuration. Ends the process when an override can't be read, is of no setting, or of another type."""
+    """The configuration. Ends the process when an override can't be read, is of no setting, or of another type, and
+    when a setting holds credentials: configurations are shown, kept with runs and sent to dashboards."""
+    for override in overrides:
+        if found := credential_in_override(override):
+            fail(f"{found[0]}={found[1]}: {REMEDY}")
     for override in overrides:
         try:
             OverridesParser.create().parse_overrides([override])
@@ -97,6 +127,8 @@ def check_overrides(config_name: str, overrides: list[str]) -> DictConfig:
         config = composed(config_name, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         fail(_explain(error, config_name, overrides))
+    for key, shown in credentials_in(OmegaConf.to_container(config, resolve=False)):  # type: ignore[arg-type]
+        fail(f"{key}={shown}: {REMEDY}")
     plain = composed(config_name, [override for override in overrides if _chooses_a_file(override)])
     defaults, values = (dict(_dotted(OmegaConf.to_container(c, resolve=False), "")) for c in (plain, config))
     last = {key: text for key, _, text in (override.partition("=") for override in overrides)}
@@ -163,6 +195,10 @@ def _explain(error: Exception, config_name: str, overrides: list[str]) -> str:
         if not key.startswith(("+", "~")) and keys and key not in keys and not _chooses_a_file(override):
             return f"{key}={value}: there is no such setting{_nearest(key, keys)}; see `--cfg job` for all of them"
     return text
+
+
+def _listed(names: list[str]) -> str:
+    return textwrap.fill(", ".join(names), 100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def choices(group: str) -> list[str]:

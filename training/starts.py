@@ -1,4 +1,4 @@
-"""The record of a run's starts, starts.jsonl in the run folder. A leaf: imports nothing else of this project.
+"""The record of a run's starts, starts.jsonl in the run folder. A leaf, on credentials.py alone.
 
 One line a start, in order; a start's own line is written anew when it begins to train and when it ends. One that was
 killed can't do that: its line says nothing of an end until the next start completes it from what else is there.
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -18,14 +17,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 
+from training.credentials import masked_text
+
 STARTS = "starts.jsonl"
 FINISHED, STOPPED, FAILED, KILLED = "finished", "stopped", "failed", "killed"
 """How a start ends: the run came to its last step; it was asked to stop, and saved; an error; nobody could say."""
 START_VARIABLE = "LDM_START"
 """Tells ranks the number of the start that they are of."""
 LONGEST_ERROR = 300
-SECRET = re.compile(r"secret|token|password|api_?key|access_?key|key_?id|credential", re.IGNORECASE)
-USER_IN_URL = re.compile(r"://[^/@\s]+@")
 
 
 @dataclass(frozen=True)
@@ -109,10 +108,7 @@ def one_line(text: str) -> str:
     """An error's message in one short line that names no secret: of a traceback the last, else the first."""
     lines = [line for line in text.splitlines() if line.strip()] or [""]
     line = lines[-1 if "Traceback (most recent call last)" in text else 0]
-    for name, value in os.environ.items():
-        if SECRET.search(name) and len(value) >= 6:
-            line = line.replace(value, "***")
-    return USER_IN_URL.sub("://***@", line.removeprefix("error: "))[:LONGEST_ERROR]
+    return masked_text(line.removeprefix("error: "))[:LONGEST_ERROR]
 
 
 def submission_time(job: str | None) -> float | None:

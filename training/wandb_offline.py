@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evaluation.run_record import secret_keys
+from training.credentials import credentials_in
 from training.wandb_file import messages
 
 SECRET_VARIABLE = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL", re.IGNORECASE)
@@ -45,7 +45,7 @@ def secrets(offline_folder: Path, environment: Mapping[str, str]) -> list[str]:
                 parts = [part for part, _ in messages(content, at_start=True)]
             except ValueError as error:
                 found.append(f"{path} can't be searched, {error}")
-            found += [f"{path}: setting {key}" for key in sorted(set(secret_keys(_config(parts))))]
+            found += [f"{path}: setting {key}" for key in sorted({key for key, _ in credentials_in(_config(parts))})]
         for name, value in variables.items():
             if any(value in part for part in parts):
                 found.append(f"{path}: the value of ${name}")

@@ -17,7 +17,7 @@ import torch
 import wandb
 
 from evaluation.gallery import write_step_samples
-from evaluation.wandb_session import ID_FILE, without_secrets
+from evaluation.wandb_session import ID_FILE
 from tests.training.wandb_service import StoredRun, WandbService
 from training.tracker import Tracker
 from training.wandb_file import last_step, messages
@@ -196,21 +196,6 @@ def test_no_secret_leaves_the_machine_or_lies_in_a_file(service: WandbService, t
         files = [path for path in tmp_path.rglob("*") if path.is_file()]
         assert len(files) > 4
         assert not [path for path in files if secret.encode() in path.read_bytes()]
-
-
-def test_what_may_be_a_key_is_left_out_of_the_settings() -> None:
-    settings = {
-        "store": {"endpoint_url": "http://me:pass@store/x", "aws_secret_access_key": "abc", "profile": "lab"},
-        "urls": ["https://x/y?X-Amz-Signature=abc&part=1", "https://x/y?part=2"],
-        "tokenizer": "bert",
-        "steps": 3,
-    }
-    assert without_secrets(settings) == {
-        "store": {"endpoint_url": "http://***@store/x", "aws_secret_access_key": "***", "profile": "lab"},
-        "urls": ["https://x/y?X-Amz-Signature=***&part=1", "https://x/y?part=2"],
-        "tokenizer": "bert",
-        "steps": 3,
-    }
 
 
 def blocks(contents: list[bytes]) -> bytes:

@@ -100,11 +100,38 @@ class TestStore:
         assert "no shard" in message
 
 
-def test_credentials_in_a_url_are_refused_and_not_repeated(base: list[str], refused: Refused) -> None:
-    for key in ("data.url", "data.storage.endpoint_url"):
-        message = refused([*base, f"{key}=http://key:sesame@host:9000/x"])
-        check(message, f"{key}=http://***@host:9000/x", "set AWS_ACCESS_KEY_ID")
-        assert "sesame" not in message
+CREDENTIALS = {
+    "user of a URL": ("data.url=http://key:sesame@host:9000/x", "data.url=http://***@host:9000/x: "),
+    "user of the store": (
+        "data.storage.endpoint_url=http://key:sesame@host:9000",
+        "data.storage.endpoint_url=http://***@host:9000: ",
+    ),
+    "signature": ("data.url=https://127.0.0.1:9/x?X-Amz-Signature=sesame", "data.url=https://127.0.0.1:9/x?X-Amz-Sig"),
+    "signature in what can't be read": (
+        "data.url={https://x/y?Signature=sesame",
+        "data.url={https://x/y?Signature=***",
+    ),
+    "key": ("data.storage.secret_access_key=sesame", "data.storage.secret_access_key=***: "),
+    "key that is added": ("+data.storage.secret_access_key=sesame", "data.storage.secret_access_key=***: "),
+    "key of a group": ("+data.own={api_key:sesame}", "data.own.api_key=***: "),
+    "key in the environment": ("data.url=${oc.env:SIGNED}", "data.url=https://x/y?Signature=***"),
+}
+
+
+@pytest.mark.parametrize("case", CREDENTIALS)
+def test_credentials_are_refused_and_not_repeated(
+    case: str, base: list[str], refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SIGNED", "https://x/y?Signature=sesame")
+    override, says = CREDENTIALS[case]
+    message = refused([*base, override])
+    check(message, says, "set AWS_ACCESS_KEY_ID")
+    assert "sesame" not in message
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"sesame" in path.read_bytes()]
+
+
+def test_credentials_are_not_repeated_by_other_messages(base: list[str], refused: Refused) -> None:
+    assert "sesame" not in refused([*base, "data.storage={secret_access_key:sesame,nope:1}"])
 
 
 @needs_store
