@@ -9,18 +9,17 @@ from aiohttp import ClientError, ClientResponseError
 
 from data.errors import DataError, NotFound, StoreUnavailable
 
+NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRefreshRequired"}
+"""Nothing was asked, as requests can't be signed."""
 REFUSED = {
+    *NO_CREDENTIALS,
     "AccessDenied",
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
     "Forbidden",
     "ExpiredToken",
     "InvalidToken",
-    "NoCredentialsError",
-    "PartialCredentialsError",
-    "ProfileNotFound",
     "PermissionError",
-    "TokenRefreshRequired",
     "401",
     "403",
 }
@@ -60,8 +59,14 @@ def ask(fs: Any, folder: str) -> None:
 
 
 def remedy(url: str, endpoint_url: str | None, profile: str | None, anonymous: bool, error: DataError) -> DataError:
-    """The error of `Storage.check` for the first of `urls`, with what to do about it."""
+    """The error of `Storage.check` for the first of its URLs, `url`, with what to do about it."""
     endpoint = endpoint_url or os.environ.get("AWS_ENDPOINT_URL") or "the protocol's own endpoint"
+    if kinds(error) & NO_CREDENTIALS:
+        return DataError(
+            f"no credentials were found for {url} (profile={profile}), so that the store at {endpoint} was not asked: "
+            f"{error.__cause__}. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile that has them; or "
+            "anonymous=true, for a public bucket"
+        )
     if kinds(error) & REFUSED:
         who = "anonymous access" if anonymous else f"the credentials (profile={profile})"
         return DataError(

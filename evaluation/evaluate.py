@@ -32,8 +32,10 @@ def main() -> None:
         compare.main(sys.argv[2:])
         return
     from data.errors import DataError
+    from evaluation.data_folder import data_by_name
     from training import compose
 
+    sys.argv[1:] = data_by_name(sys.argv[1:])
     compose.command("evaluate", run, (EvaluationError, DataError))
 
 
@@ -61,13 +63,14 @@ def evaluate(config: DictConfig, ranks: Distributed, checkpoint: Path | None = N
 
     checkpoint: the one that is measured; None: the newest. The results lie in <run>/evaluation/ afterwards.
     """
+    from evaluation.data_folder import with_data_of_folder
     from evaluation.drawing import SOURCES, Samples, check_data
     from evaluation.metrics.metric import Sizes
     from evaluation.real_images import known_reference
     from evaluation.run_measurement import RunMeasurement
     from evaluation.sweep import Sweep, measure_sweep
 
-    folder = Path(config.run)
+    folder, config = Path(config.run), with_data_of_folder(config)
     if config.data.shards is None and config.data.captions is not None:
         raise EvaluationError("data.shards=null: name a folder where the shards of data.captions are written and kept")
     protocol = build_protocol(config)

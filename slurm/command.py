@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 
+from evaluation.data_folder import data_by_name
 from training import compose
 from training.cli import VERBS
 
@@ -84,5 +85,6 @@ def parse(arguments: list[str]) -> Command:
     if verb not in CONFIGS:
         there = "jobs run" if verb in VERBS else "ldm has no such verb; jobs run"
         compose.fail(f"{verb}: {there} {', '.join(CONFIGS)}")
-    own, overrides = split(arguments[len(words) :], "submit")
+    settings = arguments[len(words) :]
+    own, overrides = split(data_by_name(settings) if verb == "evaluate" else settings, "submit")
     return Command(verb, overrides, own)

@@ -55,8 +55,7 @@ def make_ready(config: DictConfig) -> None:
     """
     storage: Storage = component(config, "data.storage")
     if config.data.prepare is not None:
-        with about("data.url", config.data.url):
-            storage.check_writable_place(config.data.url)
+        _check_place_to_write(config, storage)
         source = component(config, "data.prepare")
         manifest = prepare(source, config.data.url, storage, config.data.samples_per_shard)
         # The report names the pictures' authors and licence.
@@ -81,12 +80,24 @@ def check_places(config: DictConfig) -> None:
         return
     storage: Storage = component(config, "data.storage")
     if config.data.prepare is not None:
-        with about("data.url", config.data.url):
-            storage.check_writable_place(config.data.url)
+        _check_place_to_write(config, storage)
         return
     for source in [*sources_of(config), held_out_source(config)]:
         with about(source.key, source.urls):
             storage.check(source.urls)
+
+
+def _check_place_to_write(config: DictConfig, storage: Storage) -> None:
+    """A folder of this machine is made, those above it are not: one that isn't there is a wrong name, or no disk."""
+    url, protocol = config.data.url, config.data.url.partition("://")[0]
+    with about("data.url", url):
+        if protocol in (url, "file"):
+            folder = Path(url.removeprefix("file://")).resolve()
+            if not folder.parent.is_dir() and Path(config.run.folder).resolve() not in folder.parents:
+                raise DataError(
+                    f"there is no folder {folder.parent} to write the data set into; check it, or make that folder"
+                )
+        storage.check_writable_place(url)
 
 
 def make_index(source: SourceSettings, config: DictConfig, storage: Storage) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import resource
 import subprocess
 import sys
@@ -53,6 +55,32 @@ def test_help_answers_within_two_seconds(arguments: list[str]) -> None:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0 and "ldm" in done.stdout, done.stderr
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.0
+
+
+def test_help_lists_the_experiments_alone() -> None:
+    help_text = run(sys.executable, "-m", "training.cli", "train", "--help").stdout
+    [listed] = [part for part in help_text.split("\n\n") if part.startswith("Experiments:")]
+    assert re.findall(r"\w+", listed.removeprefix("Experiments:")) == EXPERIMENTS
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["train", "experiment=demo", "--cfg", "job"], ["doctor", "run=."]]
+)
+def test_a_command_whose_reader_is_gone_ends_quietly(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-u", "-m", "training.cli", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode == 141
 
 
 def test_module_and_command_do_the_same() -> None:

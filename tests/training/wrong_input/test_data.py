@@ -48,6 +48,16 @@ DATA = {
     "conditions without a field": Wrong(("data.where=3",), "data.where=3", "by field"),
     "unknown policy": Wrong(("data.bad_shards=skip",), "data.bad_shards=skip", "choose one of replace, error"),
     "no such folder": Wrong(("data.url=/no/shards",), "data.train=/no/shards/train", "Check the name"),
+    "no folder to prepare data in": Wrong(
+        ("data.url=/no/such/dir", "data.prepare={_target_: tests.conftest.Squares}"),
+        "data.url=/no/such/dir: there is no folder /no/such",
+        "make that folder",
+    ),
+    "no folder to prepare data in, as a URL": Wrong(
+        ("data.url=file:///no/such/dir", "data.prepare={_target_: tests.conftest.Squares}"),
+        "data.url=file:///no/such/dir: there is no folder /no/such",
+        "or make that folder",
+    ),
     "unknown protocol of a URL": Wrong(("data.url=s4://a/b",), "data.train=s4://a/b/train", "Check the URL's protocol"),
     "profile": Wrong(
         ("data.url=s3://a/b", "data.storage.profile=nobody", "data.storage.endpoint_url=http://127.0.0.1:9"),
@@ -79,3 +89,13 @@ def test_fewer_samples_than_a_step_takes(base: list[str], refused: Refused) -> N
     check(
         refused([*base, "run.ranks=64", "batch.micro_size=1", "batch.global_size=64"]), "batch.global_size=64", " 56 "
     )
+
+
+def test_data_is_prepared_in_a_folder_that_exists_or_in_the_run(
+    base: list[str], refused: Refused, tmp_path: Path
+) -> None:
+    for url in (f"{tmp_path}/shards", f"file://{tmp_path}/others", f"{tmp_path}/run/data/shards"):
+        with pytest.raises(pytest.fail.Exception, match="ranks were started"):
+            refused([*base, f"data.url={url}", "data.prepare={_target_: tests.conftest.Squares}"])
+        assert (Path(url.removeprefix("file://")) / "train").is_dir()
+    assert not Path("/no").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -98,6 +99,22 @@ class TestStore:
         message = refused([*remote, 'data.train="s3://data/squares/train/9*.tar"'])
         check(message, "data.train=s3://data/squares/train/9*.tar", "check the path")
         assert "no shard" in message
+
+
+@pytest.mark.parametrize("given", [{}, {"AWS_ACCESS_KEY_ID": "sesame"}, {"AWS_PROFILE": "nobody"}], ids=str)
+def test_without_keys_nothing_is_asked(
+    given: dict[str, str], base: list[str], refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    message = refused([*base, "data.url=s3://data/x", "data.storage.endpoint_url=http://127.0.0.1:9"])
+    check(message, "data.train=s3://data/x/train: no credentials were found", "Set AWS_ACCESS_KEY_ID and AWS_SECRET")
+    assert "refused" not in message and "sesame" not in message
 
 
 CREDENTIALS = {
