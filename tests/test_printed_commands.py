@@ -83,3 +83,14 @@ def weights_left_out(config: DictConfig) -> list[str]:
     frozen = [f"frozen_weights.{name}" for name in config.frozen_conditioners if not config.frozen_weights.get(name)]
     has_some = not config.first_stage.autoencoder._target_.endswith("IdentityAutoencoder")
     return [*frozen, *(["first_stage.weights"] if has_some and config.first_stage.weights is None else [])]
+
+
+def test_pages_name_files_and_benchmarks_that_are_there() -> None:
+    named = set()
+    for page in (*PAGES, PROJECT / "ARCHITECTURE.md"):
+        text = page.read_text()
+        named |= set(re.findall(r"\btests/[\w/]+\.py\b", text))
+        named |= {f"{module.replace('.', '/')}.py" for module in re.findall(r"python -m (tests[\w.]+)", text)}
+        named |= {link for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text) if page.parent == PROJECT}
+    assert len(named) > 30
+    assert not [name for name in sorted(named) if not (PROJECT / name).exists()]
