@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, TypeVar
 
 from data.diagnosis import kinds
@@ -43,11 +43,12 @@ class Transfers(Storage):
         else:
             self._upload_in_parts(path, size, url)
 
-    def download(self, url: str, path: Path, size: int) -> None:
-        """Bring an object of `size` bytes here, and return when it is on the disk.
+    def download(self, url: str, path: Path, size: int, seen: Callable[[int], object] = lambda size: None) -> None:
+        """Bring an object of `size` bytes here, and return when it is on the disk. seen: told how many of a part came.
 
         Raises DataError when it is shorter, NotFound when it isn't there, OSError when it can't be written here.
         """
+        one_at_a_time = Lock()
         with path.open("wb") as file:
 
             def bring(start: int) -> None:
@@ -56,6 +57,8 @@ class Transfers(Storage):
                 if len(data) < stop - start:
                     raise DataError(f"{url} has {start + len(data):,} bytes, there should be {size:,}")
                 os.pwrite(file.fileno(), data, start)
+                with one_at_a_time:
+                    seen(len(data))
 
             side_by_side(bring, range(0, size, PART_BYTES), self.connections)
             os.fsync(file.fileno())

@@ -9,7 +9,7 @@ from pathlib import Path
 from evaluation.errors import EvaluationError
 from evaluation.remote_run import run_here
 from evaluation.run import ENGINE, kind_of, located
-from training.checkpoint_files import CheckpointError, EngineEntry, Reader
+from training.checkpoint_files import CheckpointError, EngineEntry, Reader, byte_bar
 
 FLOAT_BYTES = 4
 
@@ -32,13 +32,14 @@ def write_run_weights(run: str, weights: str, path: Path) -> None:
 
 def _write(reader: Reader, kind: str, path: Path) -> None:
     engine = reader.engine(ENGINE)
-    with path.open("wb") as file:
+    size = sum(FLOAT_BYTES * math.prod(entry.shape) for entry in engine.parameters.values())
+    with path.open("wb") as file, byte_bar(f"writing {path.name}", size) as bar:
         file.write(_header(engine, {"step": str(reader.manifest.step), "weights": kind}))
         for name in engine.parameters:
             values = reader.tensor(ENGINE, kind, name)
             if not values.isfinite().all():
                 raise EvaluationError(f"{reader.checkpoint} holds infinite numbers, or NaN, in {name}")
-            file.write(values.numpy().data)
+            bar.update(file.write(values.numpy().data))
 
 
 def _header(engine: EngineEntry, metadata: dict[str, str]) -> bytes:

@@ -28,6 +28,7 @@ from training.checkpoint_files import (
     Manifest,
     ParameterEntry,
     Reader,
+    byte_bar,
     check_same_optimizer,
     complete_checkpoints,
     folder_name,
@@ -135,21 +136,23 @@ class Checkpoints:
         aside. Raises CheckpointError when all of them are damaged.
         """
         remote = [] if self.uploads is None else self.uploads.complete()
-        chosen = self._newest_whole(remote)
-        if chosen is None:
+        if (chosen := self._newest_whole(remote)) is None:
             return None
-        checkpoint = self.folder / chosen
-        reader = Reader(checkpoint)
+        reader = Reader(checkpoint := self.folder / chosen)
         check_same_optimizer(reader.manifest, next(iter(engines.values())).kinds, checkpoint)
         if self.ranks.is_main:
             _tell_of_averages(checkpoint, reader.manifest.kinds, next(iter(engines.values())).kinds)
-        for name, engine in engines.items():
-            _load(engine, reader, name)
+        mine = sum(entry.size for entry in reader.manifest.files.values()) // self.ranks.world
+        with byte_bar(f"restoring {chosen}", mine, self.ranks.is_main) as bar:
+            for name, engine in engines.items():
+                _load(engine, reader, name, bar.update)
         self.ranks.barrier()
-        self.newest = {"checkpoint/last_complete_step": reader.manifest.step}
-        if chosen in remote:
-            self.newest["checkpoint/uploaded"] = reader.manifest.step
-        elif self.uploads is not None:
+        step = reader.manifest.step
+        self.newest = {
+            "checkpoint/last_complete_step": step,
+            **({"checkpoint/uploaded": step} if chosen in remote else {}),
+        }
+        if chosen not in remote and self.uploads is not None:
             self.uploads.add(checkpoint, list(reader.manifest.files))
         return reader.manifest
 
@@ -272,13 +275,13 @@ def _tell_of_averages(checkpoint: Path, kept: Sequence[str], wanted: Sequence[st
         log.warning("%s has the average %s, which isn't kept any more", checkpoint.name, ", ".join(gone))
 
 
-def _load(engine: Engine, reader: Reader, name: str) -> None:
-    entry = reader.engine(name)
+def _load(engine: Engine, reader: Reader, name: str, seen: Callable[[int], object]) -> None:
+    entry, kinds = reader.engine(name), reader.manifest.kinds
     with torch.no_grad(), engine.writable():
         for fragment in engine.fragments():
             for kind, tensor in fragment.tensors.items():
-                kept = kind if kind in reader.manifest.kinds else AVERAGE
-                reader.fill(name, kept, fragment.parameter, fragment.start, tensor)
+                reader.fill(name, kind if kind in kinds else AVERAGE, fragment.parameter, fragment.start, tensor)
+                seen(tensor.nbytes)
     engine.set_updates(entry.updates)
     engine.publish_weights()
 

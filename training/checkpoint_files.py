@@ -12,13 +12,17 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 MANIFEST = "manifest.json"
 DAMAGED = "manifest.damaged.json"
@@ -31,6 +35,8 @@ BASE_KINDS = ("param", "exp_avg", "exp_avg_sq")
 of the weights come after them."""
 AVERAGE = "ema"
 """The average that every run keeps, and that is looked at. A run may keep others."""
+DIGEST_BYTES = 1 << 20
+BAR_AFTER_SECONDS = 2.0
 OPEN_BYTES = 2**30
 """So much is read of a checkpoint's files before they are opened anew."""
 
@@ -140,10 +146,25 @@ def tensor_key(engine: str, kind: str, parameter: str) -> str:
     return f"{engine}/{kind}/{parameter}"
 
 
-def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def sha256_of(path: Path, seen: Callable[[int], object] = lambda size: None) -> str:
+    """sha256 of a file's bytes, in hexadecimal. seen: told how many there were, piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as handle:
+        buffer = memoryview(bytearray(DIGEST_BYTES))
+        while size := handle.readinto(buffer):
+            digest.update(buffer[:size])
+            seen(size)
+    return digest.hexdigest()
+
+
+def byte_bar(what: str, total: int, shown: bool = True) -> tqdm[Any]:
+    """Progress of bytes, on a terminal, for what takes longer than two seconds. shown: False for ranks but one."""
+    from tqdm import tqdm
+
+    hidden = None if shown else True  # None: where stderr is no terminal
+    return tqdm(
+        total=total, desc=what, unit="B", unit_scale=True, delay=BAR_AFTER_SECONDS, file=sys.stderr, disable=hidden
+    )
 
 
 def load_manifest(checkpoint: Path) -> Manifest:
@@ -172,15 +193,16 @@ def problems(checkpoint: Path, part: int = 0, parts: int = 1) -> list[str]:
         manifest = load_manifest(checkpoint)
     except CheckpointError as error:
         return [str(error)] if part == 0 else []
-    found = []
-    for name, entry in list(manifest.files.items())[part::parts]:
-        path = checkpoint / name
-        if not path.exists():
-            found.append(f"{path} is missing")
-        elif path.stat().st_size != entry.size:
-            found.append(f"{path} has {path.stat().st_size:,} bytes, its manifest says {entry.size:,}")
-        elif sha256_of(path) != entry.sha256:
-            found.append(f"{path} doesn't have the sha256 of its manifest: its bytes were altered")
+    found, mine = [], dict(list(manifest.files.items())[part::parts])
+    with byte_bar(f"checking {checkpoint.name}", sum(entry.size for entry in mine.values()), part == 0) as bar:
+        for name, entry in mine.items():
+            path = checkpoint / name
+            if not path.exists():
+                found.append(f"{path} is missing")
+            elif path.stat().st_size != entry.size:
+                found.append(f"{path} has {path.stat().st_size:,} bytes, its manifest says {entry.size:,}")
+            elif sha256_of(path, bar.update) != entry.sha256:
+                found.append(f"{path} doesn't have the sha256 of its manifest: its bytes were altered")
     return found
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from data.errors import DataError, NotFound, StoreUnavailable
 from data.stream import join
 from data.transfer import PART_BYTES, Transfers
-from training.checkpoint_files import DAMAGED, MANIFEST, CheckpointError, Manifest, parse_manifest, problems
+from training.checkpoint_files import DAMAGED, MANIFEST, CheckpointError, Manifest, byte_bar, parse_manifest, problems
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.yaml"
@@ -93,14 +93,15 @@ class CheckpointStore:
         Their checksums are yet to be looked at.
         """
         target.mkdir(parents=True, exist_ok=True)
-        found = []
-        for file, entry in list(manifest.files.items())[part::parts]:
-            try:
-                self.storage.download(self.place(name, file), target / file, entry.size)
-            except StoreUnavailable:
-                raise
-            except DataError as error:
-                found.append(str(error))
+        found, mine = [], dict(list(manifest.files.items())[part::parts])
+        with byte_bar(f"fetching {name}", sum(entry.size for entry in mine.values()), part == 0) as bar:
+            for file, entry in mine.items():
+                try:
+                    self.storage.download(self.place(name, file), target / file, entry.size, bar.update)
+                except StoreUnavailable:
+                    raise
+                except DataError as error:
+                    found.append(str(error))
         return found
 
     def run_file(self, name: str) -> bytes | None:
@@ -137,15 +138,16 @@ class CheckpointStore:
         except CheckpointError as error:
             return [str(error)]
         found = []
-        for file, entry in manifest.files.items():
-            url = self.place(name, file)
-            try:
-                if (size := self.storage.size(url)) != entry.size:
-                    found.append(f"{url} has {size:,} bytes, its manifest says {entry.size:,}")
-                elif self._sha256(url) != entry.sha256:
-                    found.append(f"{url} doesn't have the sha256 of its manifest: its bytes were altered")
-            except NotFound:
-                found.append(f"{url} is missing")
+        with byte_bar(f"checking {name}", sum(entry.size for entry in manifest.files.values())) as bar:
+            for file, entry in manifest.files.items():
+                url = self.place(name, file)
+                try:
+                    if (size := self.storage.size(url)) != entry.size:
+                        found.append(f"{url} has {size:,} bytes, its manifest says {entry.size:,}")
+                    elif self._sha256(url, bar.update) != entry.sha256:
+                        found.append(f"{url} doesn't have the sha256 of its manifest: its bytes were altered")
+                except NotFound:
+                    found.append(f"{url} is missing")
         return found
 
     def set_aside(self, name: str) -> None:
@@ -162,9 +164,10 @@ class CheckpointStore:
         """Removes what uploads left that were killed; to be called while nothing of the run is uploaded."""
         self.storage.remove_unfinished(join(self.url, CHECKPOINTS))
 
-    def _sha256(self, url: str) -> str:
+    def _sha256(self, url: str, seen: Callable[[int], object]) -> str:
         digest = hashlib.sha256()
         with self.storage.open(url) as (file, _):
             while data := file.read(PART_BYTES):
                 digest.update(data)
+                seen(len(data))
         return digest.hexdigest()

@@ -63,8 +63,10 @@ def test_bytes_are_the_same_there_and_back(
     url = f"{store.url}/bytes/{size}.bin" if place == "store" else f"file://{tmp_path}/there/{size}.bin"
     storage.upload(path, url)
     assert storage.read(url) == path.read_bytes()
-    storage.download(url, tmp_path / "back", size)
+    seen: list[int] = []
+    storage.download(url, tmp_path / "back", size, seen.append)
     assert (tmp_path / "back").read_bytes() == path.read_bytes()
+    assert sum(seen) == size
     path.write_bytes(b"another")
     storage.upload(path, url)
     assert storage.read(url) == b"another"

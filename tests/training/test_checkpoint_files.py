@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from training import checkpoint_files
 from training.checkpoint_files import (
     MANIFEST,
     CheckpointError,
@@ -117,3 +121,28 @@ def test_manifests_without_a_checksum_of_their_own_are_still_read(tmp_path: Path
     raw = json.loads(manifest.to_json()) | {"format": 1}
     del raw["sha256"]
     assert dataclasses.replace(manifest, format=1) == dataclasses.replace(Manifest.from_json(json.dumps(raw)), format=1)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_checking_is_shown_on_a_terminal_by_one_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_files, "BAR_AFTER_SECONDS", 0)
+    checkpoint = write(tmp_path, 3, torch.arange(6.0), 2)
+    size = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
+    for parts, stderr, shown in ((1, Terminal(), True), (2, Terminal(), True), (2, io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", stderr)
+        assert not [problem for part in range(parts) for problem in problems(checkpoint, part, parts)]
+        assert ("checking step-00000003: 100%" in stderr.getvalue()) == shown
+        assert stderr.getvalue().count("checking step-00000003: 100%") <= 1
+        assert (f"{size}/{size}" in stderr.getvalue()) == (shown and parts == 1)
+
+
+def test_a_checksum_tells_the_bytes_that_it_has_seen(tmp_path: Path) -> None:
+    content = bytes(3 * checkpoint_files.DIGEST_BYTES + 5)
+    (tmp_path / "file").write_bytes(content)
+    seen: list[int] = []
+    assert sha256_of(tmp_path / "file", seen.append) == hashlib.sha256(content).hexdigest()
+    assert len(seen) == 4 and sum(seen) == len(content)
