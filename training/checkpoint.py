@@ -22,11 +22,7 @@ from training.checkpoint_files import (
     MANIFEST,
     CheckpointError,
     CheckpointNotWritten,
-    EngineEntry,
-    FileEntry,
-    Fragment,
     Manifest,
-    ParameterEntry,
     Reader,
     byte_bar,
     check_same_optimizer,
@@ -34,7 +30,7 @@ from training.checkpoint_files import (
     folder_name,
     problems,
 )
-from training.checkpoint_share import Held, Share, elements_copied, host_memory
+from training.checkpoint_share import Share, Written, assemble, elements_copied, host_memory
 from training.checkpoint_upload import Uploads
 from training.distributed import Distributed
 from training.engine import Engine
@@ -42,8 +38,6 @@ from training.retention import Retention
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-_Written = tuple[str, FileEntry, Held]
-"""A file that a rank wrote: its name, size and checksum, and what it holds."""
 
 
 class Checkpoints:
@@ -98,9 +92,9 @@ class Checkpoints:
         shapes = {name: engine.shapes for name, engine in engines.items()}
         kinds = list(share.kinds)
 
-        def complete(written: list[_Written]) -> tuple[dict[str, float], list[str]]:
+        def complete(written: list[Written]) -> tuple[dict[str, float], list[str]]:
             before_it_counts()
-            manifest = _assemble(written, shapes, updates, step, images_seen, extra, kinds)
+            manifest = assemble(written, shapes, updates, step, images_seen, extra, kinds)
             _write_atomically(target / MANIFEST, manifest.to_json())
             self.retention.apply(target, () if self.uploads is None else self.uploads.held)
             metrics = {
@@ -136,9 +130,11 @@ class Checkpoints:
         aside. Raises CheckpointError when all of them are damaged.
         """
         remote = [] if self.uploads is None else self.uploads.complete()
-        if (chosen := self._newest_whole(remote)) is None:
+        chosen = self._newest_whole(remote)
+        if chosen is None:
             return None
-        reader = Reader(checkpoint := self.folder / chosen)
+        checkpoint = self.folder / chosen
+        reader = Reader(checkpoint)
         check_same_optimizer(reader.manifest, next(iter(engines.values())).kinds, checkpoint)
         if self.ranks.is_main:
             _tell_of_averages(checkpoint, reader.manifest.kinds, next(iter(engines.values())).kinds)
@@ -147,12 +143,10 @@ class Checkpoints:
             for name, engine in engines.items():
                 _load(engine, reader, name, bar.update)
         self.ranks.barrier()
-        step = reader.manifest.step
-        self.newest = {
-            "checkpoint/last_complete_step": step,
-            **({"checkpoint/uploaded": step} if chosen in remote else {}),
-        }
-        if chosen not in remote and self.uploads is not None:
+        self.newest = {"checkpoint/last_complete_step": reader.manifest.step}
+        if chosen in remote:
+            self.newest["checkpoint/uploaded"] = reader.manifest.step
+        elif self.uploads is not None:
             self.uploads.add(checkpoint, list(reader.manifest.files))
         return reader.manifest
 
@@ -261,7 +255,7 @@ def _remove(target: Path) -> None:
         shutil.rmtree(target)
 
 
-def _write(share: Share, target: Path, file: str) -> _Written:
+def _write(share: Share, target: Path, file: str) -> Written:
     target.mkdir(parents=True, exist_ok=True)
     entry = share.write(target / file)
     _flush_to_disk(target)
@@ -284,26 +278,6 @@ def _load(engine: Engine, reader: Reader, name: str, seen: Callable[[int], objec
                 seen(tensor.nbytes)
     engine.set_updates(entry.updates)
     engine.publish_weights()
-
-
-def _assemble(
-    written: list[_Written],
-    shapes: dict[str, dict[str, list[int]]],
-    updates: dict[str, int],
-    step: int,
-    images_seen: int,
-    extra: dict[str, Any],
-    kinds: list[str],
-) -> Manifest:
-    entries = {}
-    for name, of_engine in shapes.items():
-        parameters = {parameter: ParameterEntry(shape, []) for parameter, shape in of_engine.items()}
-        for file, _, held in written:
-            for parameter, start, stop in held[name]:
-                parameters[parameter].fragments.append(Fragment(file, start, stop))
-        entries[name] = EngineEntry(updates[name], parameters)
-    files = {file: entry for file, entry, _ in written}
-    return Manifest(step, images_seen, len(written), entries, files, extra, kinds)
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -7,11 +7,12 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from training.checkpoint_files import FileEntry, tensor_key
+from training.checkpoint_files import EngineEntry, FileEntry, Fragment, Manifest, ParameterEntry, tensor_key
 from training.engine import Engine
 from training.fragments import LocalFragment
 
@@ -21,6 +22,8 @@ PAGE_ELEMENTS = 1024
 
 Held = dict[str, list[tuple[str, int, int]]]
 """By engine, the intervals that a file holds: parameter, start, stop."""
+Written = tuple[str, FileEntry, Held]
+"""A file that a rank wrote: its name, size and checksum, and what it holds."""
 
 
 class Share:
@@ -120,6 +123,27 @@ def host_memory(elements: int, on_gpu: bool) -> torch.Tensor:
     memory = torch.empty(elements, dtype=torch.float32, pin_memory=on_gpu)
     memory.numpy()[::PAGE_ELEMENTS] = 0.0  # not by torch, which would start threads for it beside those of training
     return memory
+
+
+def assemble(
+    written: list[Written],
+    shapes: dict[str, dict[str, list[int]]],
+    updates: dict[str, int],
+    step: int,
+    images_seen: int,
+    extra: dict[str, Any],
+    kinds: list[str],
+) -> Manifest:
+    """The manifest of files that ranks wrote. shapes, updates: of each engine's parameters, and how many it made."""
+    entries = {}
+    for name, of_engine in shapes.items():
+        parameters = {parameter: ParameterEntry(shape, []) for parameter, shape in of_engine.items()}
+        for file, _, held in written:
+            for parameter, start, stop in held[name]:
+                parameters[parameter].fragments.append(Fragment(file, start, stop))
+        entries[name] = EngineEntry(updates[name], parameters)
+    files = {file: entry for file, entry, _ in written}
+    return Manifest(step, images_seen, len(written), entries, files, extra, kinds)
 
 
 def _written_here(engines: dict[str, Engine]) -> dict[str, list[LocalFragment]]:
