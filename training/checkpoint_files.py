@@ -148,9 +148,8 @@ def tensor_key(engine: str, kind: str, parameter: str) -> str:
 
 def sha256_of(path: Path, seen: Callable[[int], object] = lambda size: None) -> str:
     """sha256 of a file's bytes, in hexadecimal. seen: told how many there were, piece by piece."""
-    digest = hashlib.sha256()
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(DIGEST_BYTES))
     with path.open("rb", buffering=0) as handle:
-        buffer = memoryview(bytearray(DIGEST_BYTES))
         while size := handle.readinto(buffer):
             digest.update(buffer[:size])
             seen(size)
