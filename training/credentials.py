@@ -52,7 +52,7 @@ def credentials_in(settings: dict[str, Any], above: str = "") -> Iterator[tuple[
         key = f"{above}{name}"
         if isinstance(value, dict):
             yield from credentials_in(value, f"{key}.")
-        elif (shown := masked(list(value) if isinstance(value, tuple) else value, str(name))) != value:
+        elif (shown := masked(value, str(name))) is not value and shown != value:  # NaN is not even itself
             yield key, shown
 
 

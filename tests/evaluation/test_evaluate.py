@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 
 from data.errors import DataError
@@ -18,10 +17,12 @@ from data.inputs.caption import Caption
 from data.stream import Storage
 from data.tokenizer import BertTokenizer
 from evaluation import evaluate, real_images
+from evaluation.data_folder import with_data_of_folder
 from evaluation.errors import EvaluationError
 from evaluation.heldout import HeldOut
 from evaluation.protocol import Protocol
 from evaluation.results import read_results
+from training.compose import composed
 from training.distributed import Distributed
 
 SAMPLES = 11
@@ -156,9 +157,9 @@ def test_coco_files_are_prepared_once(tmp_path: Path) -> None:
         "images": [{"id": i, "file_name": f"{i}.jpg"} for i in range(4)],
         "annotations": [{"id": i, "image_id": i, "caption": f"picture {i}"} for i in range(4)],
     }
-    captions = tmp_path / "captions.json"
+    captions = tmp_path / "captions_val2014.json"
     captions.write_text(json.dumps(annotations))
-    settings = OmegaConf.create({"shards": str(tmp_path / "shards"), "captions": str(captions), "images": str(images)})
+    settings = with_data_of_folder(composed("evaluate", ["run=.", f"data.folder={tmp_path}"])).data
     alone = Distributed(0, 1, 0, torch.device("cpu"))
     url = real_images.shards(settings, Storage(), alone)
     (batch,) = HeldOut(url, Storage(), INPUTS, protocol(4), 4, 0).batches(0, 1)

@@ -21,6 +21,7 @@ def test_settings_are_masked_by_name_and_by_what_their_urls_hold() -> None:
         "max_tokens": 5,
         "wandb": {"api_key": "k", "token": None},
     }
+    assert not list(credentials_in({"rate": float("nan"), "rates": [float("nan")], "none": {}}))
     assert masked(settings) == {
         "data": {"url": "https://***@host/x", "aws_secret_access_key": "***", "key_id": "***", "profile": "lab"},
         "list": [
