@@ -169,9 +169,10 @@ def build_checkpoints(config: DictConfig, ranks: Distributed) -> Checkpoints:
 
 def build_prompts(config: DictConfig) -> dict[str, Tensor]:
     """The tokens int64 [L] of each of monitor.prompts."""
-    prompts = list(config.monitor.prompts)
-    caption = instantiate(config.inputs.caption) if prompts else None
-    return {prompt: caption.parse(prompt) for prompt in prompts}
+    if not config.monitor.prompts:  # a model may have no captions then
+        return {}
+    caption = instantiate(config.inputs.caption)
+    return {prompt: caption.parse(prompt) for prompt in config.monitor.prompts}
 
 
 def build_eval_model(config: DictConfig, ranks: Distributed) -> LatentDiffusion | NoisyClassifier:
