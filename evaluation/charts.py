@@ -110,8 +110,8 @@ def draw(chart: Chart, number: int, span: tuple[float, float]) -> Markup:
     x_low, x_high = span
     raw = sum(thinned.noisy for _, thinned in lines) <= MOST_RAW
     y_low, y_high, logarithmic = _range(chart, [t for _, t in lines if raw and t.noisy], courses)
-    highest = max(float(c.max()) for c in courses)
-    head = _head(chart, highest if highest > y_high else None)
+    cut = max(float(c.max()) for c in courses) > y_high
+    head = _head(chart, max(float(line.series.finite().values.max()) for line, _ in lines) if cut else None)
     transform = np.log10 if logarithmic else np.asarray
     bottom, top = float(transform(y_low)), float(transform(y_high))
 

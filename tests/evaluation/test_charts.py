@@ -65,6 +65,8 @@ def test_a_first_step_does_not_press_a_robust_axis_flat() -> None:
     assert all(0 <= y <= 1000 for _, y in coordinates(html))
     ordinary = [y for _, y in coordinates(html)[1:100]]
     assert max(ordinary) < 250  # near the top, as 0.4 s is of 0.5
+    long = Line("step", series([3.0, *[0.4] * 10 * DRAWN_BUCKETS]))  # a bucket's mean is less than what was measured
+    assert "go up to 3 s" in drawn(Chart("seconds", [long], format="seconds", zero_based=True, robust=True))
     assert "axis cut" not in drawn(Chart("seconds", lines, format="seconds", zero_based=True))
     assert "axis cut" not in drawn(Chart("seconds", [Line("a", series(values[1:]))], zero_based=True, robust=True))
 
