@@ -55,8 +55,9 @@ def lasting(url: str, error: Exception) -> DataError | None:
     if found & MISSING:
         return NotFound(f"{url} does not exist: {error}")
     if found & REFUSED:
-        return Refused(f"{url} cannot be used: {type(error).__name__}: {error}")
-    if isinstance(error, (DataError, ValueError, ImportError)):
+        told = f"{type(error).__name__}: {error}. Some stores say so, too, of what isn't there"
+        return Refused(f"{url} cannot be used: {told}")
+    if isinstance(error, (DataError, ValueError, ImportError, NotImplementedError)):
         return DataError(f"{url} cannot be used: {type(error).__name__}: {error}")
     if getattr(error, "errno", None) in _FULL:
         return StoreUnavailable(f"{url} cannot be written: {error}. The disk is full: make room, then run again")
@@ -80,6 +81,8 @@ def ask(fs: Any, folder: str) -> None:
 
 def remedy(url: str, endpoint_url: str | None, profile: str | None, anonymous: bool, error: DataError) -> DataError:
     """The error of `Storage.check` for the first of `urls`, with what to do about it."""
+    if error.__cause__ is None:  # no store was asked
+        return error
     endpoint = endpoint_url or os.environ.get("AWS_ENDPOINT_URL") or "the protocol's own endpoint"
     if kinds(error) & REFUSED:
         who = "anonymous access" if anonymous else f"the credentials (profile={profile})"

@@ -18,14 +18,14 @@ def expand(
     A folder stands for its *.tar, a .json (an index) for itself, a .txt for what its lines name: URLs as here, from the
     list's own folder where they have none; # begins a comment. Order is kept; sorted within a pattern. What follows a ?
     in a URL of the web is no pattern. list_folder: the URLs of the objects in a folder. read: the bytes of an object.
+    Raises DataError for patterns in other parts.
     """
     found: list[str] = []
     for pattern in [urls] if isinstance(urls, str) else urls:
         for url in braceexpand(pattern):
-            name = name_of(url)
+            name, folder = name_of(url), folder_of(url)
             if _is_pattern(name):
-                folder = path_of(url).rstrip("/").removesuffix(name).rstrip("/")
-                found += [shard for shard in list_folder(folder or ".") if fnmatch.fnmatchcase(name_of(shard), name)]
+                found += [shard for shard in list_folder(folder) if fnmatch.fnmatchcase(name_of(shard), name)]
             elif name.endswith(".txt"):
                 found += expand(_lines(read(url).decode(), url), list_folder, read)
             elif name.endswith((".tar", ".json")):
@@ -47,8 +47,7 @@ def folder_of(url: str) -> str:
     Raises DataError for a pattern in it, which nothing would expand.
     """
     protocol, mark, path = path_of(url).rpartition("://")
-    folder, slash, _ = path.rstrip("/").rpartition("/")
-    if "*" in folder or "?" in folder:
+    if set(path.rstrip("/").rpartition("/")[0]) & set("*?"):
         raise DataError(
             f"{url}: *, ? and [] are for the last part of a URL alone; name its folders with braces, such as "
             "{a,b}/*.tar, or one a line in a list (.txt)"
