@@ -151,6 +151,11 @@ def test_of_a_store(shards: Callable[..., str], store: EmbeddedStore) -> None:
     local = [entry for _, entry in entries(Index.load(build_index(folder, folder, storage, checksums=True), storage))]  # type: ignore[misc]
     assert [entry for _, entry in entries(Index.load(url, storage))] == local  # type: ignore[misc]
     assert all(member.crc32 is not None for entry in local for member in entry.members.values())
+    size = storage.size(f"{url}/00001.tar")
+    storage.write(f"{url}/00001.tar", make_shard(8, 2))
+    assert storage.size(f"{url}/00001.tar") == size
+    build_index(storage.check(url), url, storage, checksums=True)
+    assert [entry.key for _, entry in entries(Index.load(url, storage))][3:] == ["000008", "000009"]  # type: ignore[misc]
 
 
 def test_shards_that_cannot_be_read(
