@@ -304,7 +304,8 @@ class Storage:
                         f"{url}: {type(error).__name__}: {error}; gave up after {attempt} attempts in {spent:.1f} s. "
                         "Check that the store is up, then run again"
                     ) from error
-                log.warning("%s: %r; attempt %d, again in %.1f s", url, error, attempt, pause)
+                kind = type(error).__name__  # an error's repr may hold the headers that were sent
+                log.warning("%s: %s: %s; attempt %d, again in %.1f s", url, kind, error, attempt, pause)
                 self.traffic.retried()
                 time.sleep(pause)
         raise AssertionError("not reached")
