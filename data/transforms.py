@@ -17,6 +17,7 @@ Reason = Literal[
     "corrupt",
     "changed",
     "missing",
+    "refused",
     "not_utf8",
     "undecodable",
     "no_caption",
