@@ -1,5 +1,6 @@
 """Tar shards that others wrote, as img2dataset does: to filter them, free them of duplicates, and re-shard them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,11 +8,13 @@ from data.errors import DataError
 from data.index import Index
 from data.members import MemberReader
 from data.sources import HELD_OUT, TRAIN, LeftOut, Sample
-from data.sources.files import is_safe
+from data.sources.files import is_safe, shortened
 from data.sources.held_out import HeldOut
 from data.stream import Storage
 from data.transforms import IMAGE_EXTENSIONS, details_of, image_of, text_of
 from data.where import BadCondition, Where
+
+_NOT_IN_KEYS = re.compile(r"[./~]")
 
 
 class Img2dataset:
@@ -19,7 +22,7 @@ class Img2dataset:
 
     url: a folder of shards, or shards with {0000..0999} and *, or a list of them. Where no index lies beside the shards
     their headers are read first; `ldm prepare index` writes one. where: predicates that samples have to fulfil, as
-    data.where has them. held_out: see HeldOut; the name is the sample's key. Raises DataError.
+    data.where has them. held_out: see HeldOut; the name is the sample's in its shard. Raises DataError.
     """
 
     splits = (TRAIN, HELD_OUT)
@@ -52,9 +55,14 @@ class Img2dataset:
     def __len__(self) -> int:
         return len(self.index)
 
+    def key(self, position: int) -> str:
+        name = _name(self.index.sample(position)[1].key)
+        return shortened(_NOT_IN_KEYS.sub("_", name), name)
+
     def __getitem__(self, position: int) -> Sample:
         url, entry = self.index.sample(position)
-        if not is_safe(entry.key) or "." in entry.key:
+        name = _name(entry.key)
+        if not is_safe(name):
             raise LeftOut("unsafe_name")
         members = self.members.read(url, entry)
         details = details_of(members)
@@ -62,14 +70,19 @@ class Img2dataset:
             raise LeftOut(f"where_{failing}")
         extension, image = image_of(members)
         return Sample(
-            entry.key.replace("/", "_"),
+            self.key(position),
             image,
             extension,
             _caption(members, details),
             {field: value for field, value in details.items() if field not in ("key", "caption")},
             {kind: data for kind, data in members.items() if kind not in (*IMAGE_EXTENSIONS, "txt", "json")},
-            self.held_out.split(entry.key),
+            self.held_out.split(name),
         )
+
+
+def _name(key: str) -> str:
+    """Of a sample within its shard: `tar -C folder .` begins all names with the folder that it was in."""
+    return key.removeprefix("./")
 
 
 def _caption(members: Mapping[str, bytes], details: Mapping[str, Any]) -> str:
