@@ -119,6 +119,13 @@ def test_transparency_lies_on_white(data: bytes, left: tuple[int, int, int]) -> 
     assert (pixels[:, :4] == left).all() and (pixels[:, 4:] == 255).all()
 
 
+def test_what_libraries_say_of_bad_files_becomes_one_short_line() -> None:
+    said = f"<_io.BytesIO object at 0x7ff1> \x1b[31m\nü\udc80{'x' * 10**6}"
+    told = BadSample("undecodable", said).detail
+    assert told.startswith(r"<_io.BytesIO object> \x1b[31m\nü\udc80xxx") and len(told) == 200
+    assert BadSample("animated").detail == ""
+
+
 def test_half_transparent_is_half_white() -> None:
     veil = Image.new("RGBA", (4, 4), (0, 0, 100, 51))
     assert np.abs(decode_image(encode(veil, "PNG")).astype(int) - [204, 204, 224]).max() <= 1

@@ -102,7 +102,7 @@ def test_equal_and_long_keys_of_several_shards_stay_apart(tmp_path: Path, filter
         details = b'{"of_b":1}' if shard == "b" else b"{}"
         members = {f"{name}.{kind}": data for name in names for kind, data in (("jpg", picture(1)), ("json", details))}
         (tmp_path / shard / "0.tar").write_bytes(make_tar(members))
-    where = "{of_b:{at_least:1}}" if filtered else "null"
+    where = "{of_b:{at_least:1}}" if filtered else "{}"
     found = source("img2dataset", url=f"[{tmp_path}/a,{tmp_path}/b]", held_out=0.0, where=where)
     prepare(found, str(tmp_path / "out"), Storage(), 2)
     written = Index.load(str(tmp_path / "out/train"), Storage())
