@@ -279,6 +279,16 @@ def check_same_parameters(manifest: Manifest, shapes: dict[str, dict[str, list[i
                 )
 
 
+def check_same_batch(manifest: Manifest, global_batch: int, checkpoint: Path | str) -> None:
+    """Raises CheckpointError when the checkpoint's steps were of other batches: what it has seen follows from them."""
+    if manifest.images_seen != manifest.step * global_batch:
+        raise CheckpointError(
+            f"{checkpoint} has seen {manifest.images_seen} images in {manifest.step} steps, and with "
+            f"batch.global_size={global_batch} it would repeat or skip samples; continue with "
+            f"batch.global_size={manifest.images_seen // manifest.step}, or choose another run.name"
+        )
+
+
 def check_same_optimizer(manifest: Manifest, kinds: Sequence[str], checkpoint: Path) -> None:
     """Raises CheckpointError when the checkpoint doesn't keep the moments that are among `kinds`, or others too."""
     found, wanted = ([kind for kind in BASE_KINDS if kind in kept] for kept in (manifest.kinds, kinds))

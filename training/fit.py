@@ -32,9 +32,10 @@ from training.compose import CONFIG_FOLDER
 from training.dataset import held_out_samples, note_data, training_sources
 from training.distributed import Distributed
 from training.instruments import build_instruments
-from training.loop import Monitor, NonFiniteStep, TrainState, fit
+from training.loop import Monitor, TrainState, fit
 from training.loss_spikes import RollBack
 from training.monitors import AutoencoderMonitor, DiffusionMonitor
+from training.non_finite import NonFiniteStep
 from training.preemption import StopRequest
 from training.replay_file import leave_replay
 from training.starts import START_VARIABLE, note_training

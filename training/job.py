@@ -61,8 +61,8 @@ def exit_status(error: Exception) -> int | None:
     from evaluation.errors import EvaluationError
     from evaluation.weights import WeightsError
     from training.checkpoint_files import CheckpointError, CheckpointNotWritten
-    from training.loop import NonFiniteStep
     from training.loss_spikes import LossSpikes
+    from training.non_finite import NonFiniteStep
 
     if isinstance(error, StoreUnavailable | CheckpointNotWritten):
         return OUTAGE_STATUS

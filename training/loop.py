@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import torch
-
 from data.batch import Batch
-from data.traffic import Traffic
+from training.agreement import WatchedBatches, agree
 from training.alerts import NON_FINITE
 from training.checkpoint import Checkpoints
 from training.distributed import Distributed
 from training.engine import NonFiniteUpdate
 from training.instruments import Instruments
 from training.loss_spikes import RollBack
-from training.meter import Meter
+from training.non_finite import non_finite_step
 from training.preemption import StopRequest
 from training.progress import Progress
 from training.schedule import LearningRate
 from training.tasks import Task
+from training.tracker import Tracker
 from training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -61,26 +59,6 @@ class TrainState:
         return self.step + self.batches_left_out
 
 
-class NonFiniteStep(Exception):
-    """Loss or gradient of a step is infinite or not a number; names the step and the samples.
-
-    micro_batches: of each rank in turn, each with its loss and its samples' numbers. untouched: nothing was updated; of
-    several engines, those that come before the one at fault may have been.
-    """
-
-    def __init__(
-        self, message: str, step: int, micro_batches: list[list[tuple[float, list[int]]]], untouched: bool
-    ) -> None:
-        super().__init__(message)
-        self.step = step
-        self.micro_batches = micro_batches
-        self.untouched = untouched
-
-    def with_remedy(self, remedy: str) -> NonFiniteStep:
-        """The same, with another sentence on what to do."""
-        return NonFiniteStep(f"{self}. {remedy}", self.step, self.micro_batches, self.untouched)
-
-
 def fit(
     task: Task,
     batches: Iterator[Batch],
@@ -103,8 +81,9 @@ def fit(
     """
     tracker, meter, watchdog = instruments.tracker, instruments.meter, instruments.watchdog
     watched = WatchedBatches(batches)
-    if state.step == 0:
-        tracker.log(0, {"images_seen": 0, "time": time.time()} | look(monitor, 0, watchdog))
+    if state.step == 0 or (state.step == steps and not ranks.any(tracker.has(steps))):  # it ended in its last look
+        seen = {"images_seen": state.images_seen, "time": time.time()}
+        tracker.log(state.step, seen | look(monitor, state.step, watchdog))
     progress = Progress("train", steps, state.step, shown=ranks.is_main)
     while state.step < steps:
         updates = [engine.updates for engine in task.engines.values()]
@@ -146,13 +125,17 @@ def fit(
             row |= {"train/roll_backs": state.roll_backs, "train/batches_left_out": state.batches_left_out}
         row |= account(state.images_seen + state.batches_left_out * global_batch) | checkpoints.newest
         row |= {f"data/bad/{reason}": count for reason, count in state.bad_samples.items()}
-        row |= look(monitor, state.step, watchdog)
-        if stopping or state.step == steps or state.step % checkpoint_every == 0:
-            extra = numbers_kept(task, state) | checkpoints.retention.measured(row)
+        is_last = state.step == steps
+        if is_last and checkpoints.retention.best is None:  # a last look can take hours, and nothing is lost meanwhile
+            row |= save(task, state, row, checkpoints, tracker, watchdog)
             with watchdog.paused():
-                row["checkpoint/stall_seconds"] = checkpoints.save(
-                    task.engines, state.step, state.images_seen, extra, before_it_counts=tracker.flush
-                )
+                checkpoints.finish()
+            row |= look(monitor, state.step, watchdog)
+        else:
+            if not stopping:
+                row |= look(monitor, state.step, watchdog)
+            if stopping or is_last or state.step % checkpoint_every == 0:
+                row |= save(task, state, row, checkpoints, tracker, watchdog)
         row |= instruments.goodput.row(row["speed/step_seconds"], row["data/wait_seconds"])
         tracker.log(state.step, row)
         progress.advance(row)
@@ -166,6 +149,21 @@ def fit(
     finished = state.step == steps
     progress.close("done" if finished else f"stopped by {stop.received.name if stop.received else 'another rank'}")
     return finished
+
+
+def save(
+    task: Task,
+    state: TrainState,
+    row: dict[str, float],
+    checkpoints: Checkpoints,
+    tracker: Tracker,
+    watchdog: Watchdog,
+) -> dict[str, float]:
+    """Begins to write a checkpoint, which keeps what it is compared by. Returns `checkpoint/stall_seconds`."""
+    extra = numbers_kept(task, state) | checkpoints.retention.measured(row)
+    with watchdog.paused():
+        stall = checkpoints.save(task.engines, state.step, state.images_seen, extra, before_it_counts=tracker.flush)
+    return {"checkpoint/stall_seconds": stall}
 
 
 def numbers_kept(task: Task, state: TrainState) -> dict[str, Any]:
@@ -188,133 +186,9 @@ def look(monitor: Monitor, step: int, watchdog: Watchdog) -> dict[str, float]:
     return metrics | ({"eval/seconds": seconds} if seconds > LOOK_SECONDS else {})
 
 
-@dataclass
-class WatchedBatches:
-    """Passes batches on, and keeps account, step by step, of their samples' numbers, of the time spent waiting for
-    them, of what was read for them, of the fewest that were ready when one was asked for, and of what was wrong with
-    them."""
-
-    batches: Iterator[Batch]
-    wait_seconds: float = 0.0
-    traffic: Traffic = field(default_factory=Traffic)
-    ready: int | None = None
-    numbers: list[list[int]] = field(default_factory=list)
-    bad: Counter[str] = field(default_factory=Counter)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        started = time.perf_counter()
-        batch = next(self.batches)
-        self.wait_seconds += time.perf_counter() - started
-        self.numbers.append(batch.numbers.tolist())
-        self.bad.update(fault.reason for fault in batch.faults)
-        self.traffic += batch.traffic
-        self.ready = batch.ready if self.ready is None else min(self.ready, batch.ready)
-        return batch
-
-    def forget(self) -> None:
-        """A step is over."""
-        self.wait_seconds, self.traffic, self.ready = 0.0, Traffic(), None
-        self.numbers, self.bad = [], Counter()
-
-
-def non_finite_step(
-    ranks: Distributed, step: int, error: NonFiniteUpdate, watched: WatchedBatches, untouched: bool
-) -> NonFiniteStep:
-    """The error that names the samples: those of the micro-batches at fault, or all of the step. A collective."""
-    everyone = ranks.gather_objects(list(zip(error.losses, watched.numbers, strict=True)))
-    found = [(loss, numbers) for micro_batches in everyone for loss, numbers in micro_batches]
-    if error.loss_is_finite:
-        what = "gradient is infinite or not a number"
-    else:
-        found = [(loss, numbers) for loss, numbers in found if not math.isfinite(loss)]
-        what = f"loss is {found[0][0]}"
-    samples = sorted(number for _, numbers in found for number in numbers)
-    made = "the step was not made" if untouched else "only a part of the step's updates was made"
-    message = (
-        f"{what} in step {step}, on samples {samples}; {made}, and the newest checkpoint is of before. "
-        "Look at these samples, or lower learning_rate.base or engine.clip_norm"
-    )
-    return NonFiniteStep(message, step, everyone, untouched)
-
-
 def name_left_out(ranks: Distributed, step: int, reason: str, watched: WatchedBatches) -> None:
     """Tells in the log which samples an update was left out for. A collective."""
     everyone = ranks.gather_objects([number for numbers in watched.numbers for number in numbers])
     if ranks.is_main:
         samples = sorted(number for numbers in everyone for number in numbers)
         log.warning("the update of step %d is left out: %s; samples %s", step, reason, samples)
-
-
-def agree(
-    ranks: Distributed,
-    metrics: dict[str, torch.Tensor],
-    watched: WatchedBatches,
-    meter: Meter,
-    step: int,
-    global_batch: int,
-    stop: StopRequest,
-) -> tuple[dict[str, float], Counter[str], bool]:
-    """One exchange between the ranks after a step, that is `step` now.
-
-    Returns a row of metrics, the step's bad samples by reason, and whether to stop.
-    """
-    mine = {
-        "metrics": on_host(metrics),  # waits for the GPU, if anything does
-        "wait": watched.wait_seconds,
-        "read": (watched.traffic.bytes_read, watched.traffic.retries, watched.ready or 0),
-        "bad": watched.bad,
-        "stop": stop.received is not None,
-        **meter.share(watched.wait_seconds),
-    }
-    watched.forget()
-    everyone = ranks.gather_values(mine)
-    row = together([e["metrics"] for e in everyone])
-    if (squares := row.pop("train/update_squares", None)) is not None:
-        row["train/update_ratio"] = math.sqrt(squares)
-    row |= meter.row(step, global_batch, everyone)
-    wait = max(e["wait"] for e in everyone)
-    bytes_read, retries, ready = zip(*(e["read"] for e in everyone), strict=True)
-    row |= {
-        "data/wait_seconds": wait,
-        "data/wait_fraction": wait / row["speed/step_seconds"],
-        "data/bytes_per_second": sum(bytes_read) / row["speed/step_seconds"],
-        "data/retries": sum(retries),
-        "data/queue_depth": min(ready),
-    }
-    bad: Counter[str] = sum((Counter(e["bad"]) for e in everyone), Counter())
-    return row, bad, any(e["stop"] for e in everyone)
-
-
-def on_host(metrics: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """The tensors as numbers and lists, by one transfer: each one costs a GPU's host a wait."""
-    flat = torch.cat([value.detach().float().reshape(-1) for value in metrics.values()]).cpu()
-    parts = flat.split([value.numel() for value in metrics.values()])
-    return {name: part.view(value.shape).tolist() for (name, value), part in zip(metrics.items(), parts, strict=True)}
-
-
-def together(ranks_metrics: list[dict[str, Any]]) -> dict[str, float]:
-    """Means over all ranks, by name: of a scalar, and of a sum and number [2], "train/NAME"; of [K, 2] sums and numbers
-    "train/NAME_0" to K - 1.
-
-    A group without samples has no mean, and is left out.
-    """
-    row = {}
-    for name, value in ranks_metrics[0].items():
-        everyone = [metrics[name] for metrics in ranks_metrics]
-        if not isinstance(value, list):
-            row[f"train/{name}"] = sum(everyone) / len(everyone)
-            continue
-        alone = not isinstance(value[0], list)
-        groups = (
-            {f"train/{name}": everyone}
-            if alone
-            else {f"train/{name}_{group}": parts for group, parts in enumerate(zip(*everyone, strict=True))}
-        )
-        for key, parts in groups.items():
-            total, count = (sum(column) for column in zip(*parts, strict=True))
-            if count:
-                row[key] = total / count
-    return row

@@ -123,6 +123,7 @@ def replay(file: ReplayFile, folder: Path, settings: DictConfig, ranks: Distribu
     from hydra.utils import instantiate
 
     from data.stream import Storage
+    from training.agreement import WatchedBatches
     from training.build import build_loader, build_task
     from training.checkpoint import Checkpoints
     from training.checkpoint_files import CheckpointError
@@ -131,7 +132,6 @@ def replay(file: ReplayFile, folder: Path, settings: DictConfig, ranks: Distribu
     from training.engine import NonFiniteUpdate
     from training.first_non_finite import FirstNonFinite
     from training.launch import hold_run_folder
-    from training.loop import WatchedBatches
 
     if ranks.world != 1:
         raise ConfigurationError("replay", folder, f"it takes one process, and there are {ranks.world}; start it alone")

@@ -20,7 +20,8 @@ from training.checkpoint import Checkpoints
 from training.checkpoint_files import CheckpointNotWritten, folder_name
 from training.distributed import Distributed
 from training.errors import ConfigurationError
-from training.loop import NonFiniteStep, TrainState, numbers_kept
+from training.loop import TrainState, numbers_kept
+from training.non_finite import NonFiniteStep
 from training.tasks import Task
 
 log = logging.getLogger(__name__)

@@ -62,6 +62,7 @@ def check(config: DictConfig, world: int) -> None:
     from evaluation.frozen_conditioners import load_frozen_conditioners
     from training.checkpoint_files import (
         CheckpointError,
+        check_same_batch,
         check_same_optimizer,
         check_same_parameters,
         newest_readable,
@@ -79,6 +80,7 @@ def check(config: DictConfig, world: int) -> None:
         if newest := newest_readable(Path(config.run.folder) / "checkpoints"):
             checkpoint, manifest = newest
             check_same_parameters(manifest, shapes, checkpoint)
+            check_same_batch(manifest, config.batch.global_size, checkpoint)
             check_same_optimizer(manifest, build_optimizer(config, [torch.zeros(1)]).kinds, checkpoint)
     except CheckpointError as error:
         raise ConfigurationError("run.name", config.run.name, str(error)) from None

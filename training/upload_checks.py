@@ -41,7 +41,7 @@ def check_upload(config: DictConfig, saved_step: int) -> None:
     saved_step: of the newest checkpoint in the run's folder. Raises DataError when nothing can be written there, and
     ConfigurationError when another run's checkpoints are there, or newer ones of another model.
     """
-    from training.checkpoint_files import CheckpointError, check_same_parameters
+    from training.checkpoint_files import CheckpointError, check_same_batch, check_same_parameters
     from training.checkpoint_store import CONFIG, CheckpointStore
     from training.components import component
     from training.dataset import about
@@ -63,5 +63,6 @@ def check_upload(config: DictConfig, saved_step: int) -> None:
     if newest is not None and newest[1].step > saved_step:
         try:
             check_same_parameters(newest[1], parameter_shapes(config), store.place(newest[0]))
+            check_same_batch(newest[1], config.batch.global_size, store.place(newest[0]))
         except CheckpointError as error:
             raise ConfigurationError(KEY, url, str(error)) from None

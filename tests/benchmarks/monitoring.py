@@ -30,10 +30,10 @@ from data.batch import Batch
 from tests.benchmarks.demo import show
 from tests.training.ranks import RankGroup
 from tests.training.runs import composed
+from training.agreement import WatchedBatches, agree
 from training.alerts import Alerts
 from training.build import build_task
 from training.distributed import Distributed
-from training.loop import WatchedBatches, agree
 from training.meter import Meter
 from training.preemption import StopRequest
 from training.progress import Progress

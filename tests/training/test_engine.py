@@ -17,7 +17,7 @@ from tests.training.runs import train
 from training.distributed import Distributed
 from training.engine import Engine, NonFiniteUpdate
 from training.engine_settings import EngineSettings
-from training.loop import NonFiniteStep
+from training.non_finite import NonFiniteStep
 from training.optimizers.adamw import AdamW
 from training.tasks.diffusion import DiffusionTask
 

@@ -15,7 +15,7 @@ from training.checkpoint_files import CheckpointError, CheckpointNotWritten
 from training.dataset import about
 from training.errors import OUTAGE_STATUS, ConfigurationError
 from training.job import exit_status
-from training.loop import NonFiniteStep
+from training.non_finite import NonFiniteStep
 
 
 @pytest.mark.parametrize(

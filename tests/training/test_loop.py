@@ -1,28 +1,50 @@
-"""Metrics of all ranks become one row."""
+"""What a run leaves when it ends while it is looked at."""
 
 from __future__ import annotations
 
-import math
+from pathlib import Path
 
-from training.loop import together
-
-
-def test_scalars_are_means_over_ranks() -> None:
-    assert together([{"loss": 1.0, "kl": 4.0}, {"loss": 2.0, "kl": 0.0}]) == {"train/loss": 1.5, "train/kl": 2.0}
+from tests.training.conftest import OnRanks
+from tests.training.runs import train
+from training.distributed import Distributed
 
 
-def test_groups_are_means_over_samples_wherever_they_lie() -> None:
-    first = {"decile": [[6.0, 3.0], [0.0, 0.0], [0.0, 0.0]]}
-    second = {"decile": [[2.0, 1.0], [5.0, 1.0], [0.0, 0.0]]}
-    assert together([first, second]) == {"train/decile_0": 2.0, "train/decile_1": 5.0}
+class Killed(Exception):
+    """The process ends here."""
 
 
-def test_a_group_with_a_name_of_its_own() -> None:
-    assert together([{"art": [6.0, 3.0]}, {"art": [4.0, 1.0]}]) == {"train/art": 2.5}
-    assert together([{"art": [0.0, 0.0]}]) == {}
+class Looks:
+    """Notes the steps at which it is asked, and ends the process at one of them."""
+
+    def __init__(self, ends_at: int | None = None) -> None:
+        self.ends_at = ends_at
+        self.steps: list[int] = []
+
+    def look(self, step: int) -> dict[str, float]:
+        self.steps.append(step)
+        if step == self.ends_at:
+            raise Killed
+        return {"eval/seen": float(step)}
 
 
-def test_a_group_of_nobody_has_no_mean() -> None:
-    row = together([{"decile": [[0.0, 0.0], [math.nan, 1.0]]}])
-    assert list(row) == ["train/decile_1"]
-    assert math.isnan(row["train/decile_1"])
+def killed_in_the_last_look(ranks: Distributed, overrides: list[str], folder: Path) -> dict[str, object]:
+    """A run of 3 steps, ended in its last look, and the same command twice more: the looks of each, and the rows."""
+    looks = [Looks(ends_at=3), Looks(), Looks()]
+    began: list[int] = []
+    rows: list[dict[str, float]] = []
+    for monitor in looks:
+        try:
+            _, rows = train(ranks, [*overrides, "checkpoint.every=100"], folder, 3, began.append, monitor)
+        except Killed:
+            continue
+    return {"looks": [monitor.steps for monitor in looks], "began": began, "rows": rows}
+
+
+def test_nothing_is_lost_in_the_last_look_which_is_made_again(
+    on_ranks: OnRanks, tiny_diffusion: list[str], tmp_path: Path
+) -> None:
+    found = on_ranks(2, killed_in_the_last_look, tiny_diffusion, tmp_path)
+    assert found["began"] == [0, 3, 3]
+    assert found["looks"] == [[0, 1, 2, 3], [3], []]
+    assert [row["step"] for row in found["rows"]] == [0, 1, 2, 3]
+    assert found["rows"][-1]["eval/seen"] == 3

@@ -23,7 +23,7 @@ from training.distributed import Distributed
 from training.errors import ConfigurationError
 from training.first_non_finite import FirstNonFinite
 from training.fit import train_and_report
-from training.loop import NonFiniteStep
+from training.non_finite import NonFiniteStep
 from training.replay import Told, replay, settings_of
 from training.replay_file import ReplayFile, leave_replay
 from training.tasks.diffusion import DiffusionTask

@@ -92,6 +92,14 @@ def test_checkpoint_of_another_model(
         refused([*base, "run.name=mine"])
 
 
+def test_checkpoint_of_another_batch(base: list[str], refused: Refused, tmp_path: Path) -> None:
+    """Its position in the samples is counted in batches."""
+    write_checkpoint(base, tmp_path / "run")
+    message = refused([*base, "run.name=mine", "batch.global_size=16"])
+    check(message, "run.name=mine", "continue with batch.global_size=8, or choose another run.name")
+    assert folder_name(4) in message and "32 images in 4 steps" in message
+
+
 def test_checkpoint_of_another_optimizer(base: list[str], refused: Refused, tmp_path: Path) -> None:
     write_checkpoint(base, tmp_path / "run")
     message = refused([*base, "run.name=mine", "optimizer=lion"])
