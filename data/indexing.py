@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -240,8 +241,9 @@ def _listed(shard: Shard, folder: str) -> dict[str, object]:
 
 
 def _relative(url: str, folder: str) -> str:
-    """Names beside the index stay true when both are moved."""
-    return url.removeprefix(join(folder, ""))
+    """Names beside the index stay true when both are moved; others have to be true from anywhere."""
+    name = url.removeprefix(join(folder, ""))
+    return os.path.abspath(url) if name == url and "://" not in url else name
 
 
 def _sidecar_name(shard: Shard, contents: Contents) -> str:

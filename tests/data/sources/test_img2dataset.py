@@ -121,8 +121,11 @@ def test_equal_and_long_keys_of_several_shards_stay_apart(tmp_path: Path, filter
     assert [written.sample(n)[1].key for n in range(len(written))] == (of_b if filtered else of_a + of_b)
 
 
-def test_headers_are_read_once_and_stay_out_of_memory(shards: Path, tmp_path: Path) -> None:
-    settings = {"url": shards, "output": tmp_path / "out", "processes": 1}
+def test_headers_are_read_once_and_stay_out_of_memory(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = {"url": "shards", "output": "out", "processes": 1}
     found = source("img2dataset", **settings)
     in_memory = source("img2dataset", url=shards)
     assert found.settings == in_memory.settings and list(found) == list(in_memory)
