@@ -228,6 +228,7 @@ def test_a_bad_sample_is_replaced_and_reported(
     assert {fault.detail for fault in faults} == {told[0]["detail"]}  # the same in every process
     assert ("cannot identify" in told[0]["detail"]) == (reason == "undecodable")
     again = take(make_loader(str(tmp_path / "x"), **options, rank=1, world=2), 2, 1)
+    assert {fault.detail for batch in again for fault in batch.faults} <= {told[0]["detail"]}
     assert rows(again).items() <= rows(batches).items()
 
 
