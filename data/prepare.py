@@ -71,7 +71,7 @@ def prepare(
         raise DataError(f"{source.name} has no picture: check its settings")
     work = _Work(source, url, storage, samples_per_shard, criteria, wanted)
     _check_place(work)
-    _share(work.look, work.starts, work.survey_url, work, share, processes, "looking", "chunk")
+    _share(work.look, work.starts, lambda start: [work.survey_url(start)], work, share, processes, "looking", "chunk")
     notes = map(work.survey_url, work.starts)
     found = Survey.together((Survey.from_bytes(storage.read(note), note) for note in notes), len(source))
     choice = choose(found, source.splits, criteria)
@@ -80,7 +80,7 @@ def prepare(
     shards = list(_shards(choice, found, samples_per_shard))
     sizes = histograms(found.rows["size"][found.kept])
     del found  # of all candidates
-    _share(work.write, shards, work.shard_url, work, share, processes, "writing", "shard")
+    _share(work.write, shards, work.shard_urls, work, share, processes, "writing", "shard")
     return _finish(work, shards, choice, {"dropped_examples": named, "sizes": sizes})
 
 
@@ -121,9 +121,11 @@ class _Work:
         """The note of a look at the candidates from `start` on."""
         return join(self.url, f"{WORK_FOLDER}/survey-{start // self.samples_per_shard:05d}-{self.digest}.npz")
 
-    def shard_url(self, shard: _Shard) -> str:
-        """The note that a shard is written: what an index lists of it."""
-        return join(self.url, f"{WORK_FOLDER}/{shard.split}-{shard.number:05d}-{self.digest}.json")
+    def shard_urls(self, shard: _Shard) -> tuple[str, str]:
+        """The note that a shard is written, which is what an index lists of it; and the shard."""
+        name = f"{shard.number:05d}"
+        note = f"{WORK_FOLDER}/{shard.split}-{name}-{self.digest}.json"
+        return join(self.url, note), join(self.url, f"{shard.split}/{name}.tar")
 
     def look(self, start: int) -> None:
         """Surveys some candidates."""
@@ -134,8 +136,8 @@ class _Work:
 
     def write(self, shard: _Shard) -> None:
         """Writes a shard."""
-        note = self.shard_url(shard)
-        if self.storage.exists(note):
+        note, tar = self.shard_urls(shard)
+        if self.storage.exists(note) and self.storage.exists(tar):  # somebody may have removed the shard alone
             return
         samples = []
         for position, repeats, sha256 in zip(
@@ -195,16 +197,17 @@ def _written(url: str, source: Source) -> str:
 def _share(
     do: Callable[[Any], None],
     items: Sequence[Any],
-    note_url: Callable[[Any], str],
+    urls: Callable[[Any], Sequence[str]],
     work: _Work,
     share: Share,
     processes: int,
     doing: str,
     unit: str,
 ) -> None:
-    """What isn't noted yet of these items, this task's share first. When it returns, all are."""
-    there = set(work.storage.list(join(work.url, WORK_FOLDER)))
-    missing = [item for item in share.order(items) if note_url(item) not in there]
+    """What isn't done yet of these items, as not all of its objects are there, this task's share first. When it
+    returns, all is."""
+    there = {url for folder in (WORK_FOLDER, *work.source.splits) for url in work.storage.list(join(work.url, folder))}
+    missing = [item for item in share.order(items) if not there.issuperset(urls(item))]
     work_through(do, missing, processes, f"preparing {work.source.name}: {doing}", unit)
 
 
@@ -246,7 +249,7 @@ def _finish(work: _Work, shards: Sequence[_Shard], choice: Choice, told: Mapping
     source, url, storage = work.source, work.url, work.storage
     listed: dict[str, list[dict[str, Any]]] = {split: [] for split in source.splits}
     for shard in shards:
-        listed[shard.split].append(json.loads(storage.read(work.shard_url(shard))))
+        listed[shard.split].append(json.loads(storage.read(work.shard_urls(shard)[0])))
     for split, entries in listed.items():
         write_index(join(url, split), f"{source.name} {split}", source.attribution, entries, storage)
     manifest = {

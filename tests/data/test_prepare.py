@@ -199,6 +199,15 @@ def test_where_another_one_began_the_remedy_leads_to_what_a_fresh_place_gives(tm
     assert files(folder) == files(tmp_path / "b")
 
 
+def test_a_shard_that_somebody_removed_is_written_again(tmp_path: Path) -> None:
+    prepare(Numbers(), str(tmp_path), Storage(), 3)
+    whole = files(tmp_path)
+    for name in ("manifest.json", "train/00001.tar", "train/00001.offsets.npz"):
+        (tmp_path / name).unlink()
+    prepare(Numbers(), str(tmp_path), Storage(), 3)
+    assert files(tmp_path) == whole
+
+
 @pytest.mark.parametrize("name", ["train/00000.tar", "heldout/mine.tar", "train/index.json"])
 def test_shards_of_others_are_never_written_over(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir()
