@@ -1,5 +1,6 @@
 """What went wrong between this machine and a store: error kinds, and the remedy for each."""
 
+import errno
 import os
 import ssl
 from contextlib import suppress
@@ -7,7 +8,7 @@ from typing import Any
 
 from aiohttp import ClientError, ClientResponseError
 
-from data.errors import DataError, NotFound, StoreUnavailable
+from data.errors import DataError, NotFound, Refused, StoreUnavailable
 
 REFUSED = {
     "AccessDenied",
@@ -25,6 +26,8 @@ REFUSED = {
     "403",
 }
 MISSING = {"NoSuchBucket", "NoSuchKey", "FileNotFoundError", "NotADirectoryError", "404", "410"}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_LASTING = {errno.EEXIST, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 def kinds(error: BaseException) -> set[str]:
@@ -46,6 +49,23 @@ def cause_of(error: Exception) -> Exception:
     return error.__cause__ if isinstance(error.__cause__, ClientError) else error
 
 
+def lasting(url: str, error: Exception) -> DataError | None:
+    """What to raise for an error that asking again can't change; None for one that may pass."""
+    found = kinds(error)
+    if found & MISSING:
+        return NotFound(f"{url} does not exist: {error}")
+    if found & REFUSED:
+        told = f"{type(error).__name__}: {error}. Some stores say so, too, of what isn't there"
+        return Refused(f"{url} cannot be used: {told}")
+    if isinstance(error, (DataError, ValueError, ImportError, NotImplementedError)):
+        return DataError(f"{url} cannot be used: {type(error).__name__}: {error}")
+    if getattr(error, "errno", None) in _FULL:
+        return StoreUnavailable(f"{url} cannot be written: {error}. The disk is full: make room, then run again")
+    if getattr(error, "errno", None) in _LASTING:
+        return DataError(f"{url} cannot be used: {error}. Check the path: is there a file in place of a folder?")
+    return None
+
+
 def ask(fs: Any, folder: str) -> None:
     """One small question that tells a missing bucket from an empty one."""
     path = fs._strip_protocol(folder)
@@ -61,6 +81,8 @@ def ask(fs: Any, folder: str) -> None:
 
 def remedy(url: str, endpoint_url: str | None, profile: str | None, anonymous: bool, error: DataError) -> DataError:
     """The error of `Storage.check` for the first of `urls`, with what to do about it."""
+    if error.__cause__ is None:  # no store was asked
+        return error
     endpoint = endpoint_url or os.environ.get("AWS_ENDPOINT_URL") or "the protocol's own endpoint"
     if kinds(error) & REFUSED:
         who = "anonymous access" if anonymous else f"the credentials (profile={profile})"

@@ -11,10 +11,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from data.blocks import Key
+from data.errors import DataError
 
 _HEADER = struct.Struct("<QI")  # length and CRC-32 of the block behind it
 _KEPT_SHARE = 0.9  # of the bound, after blocks were dropped
 _PART = ".part"
+_REMEDY = "Name a folder on a local disk that this user may write to, or null for none"
 
 
 class DiskCache:
@@ -23,14 +25,20 @@ class DiskCache:
     Any number of processes may use one folder, and be killed at any time: a block is whole or absent, what a crash of
     the machine tore is told by its checksum, and the bound is kept by a count under a lock. A process that doesn't get
     the lock at once leaves its block uncached; reading takes no lock. block_bytes is part of a block's name, so that
-    processes with other block sizes don't disturb one another.
+    processes with other block sizes don't disturb one another. Raises DataError when the folder can't be made.
     """
 
     def __init__(self, folder: str, capacity_bytes: int, block_bytes: int) -> None:
         self.folder = Path(folder)
         self.capacity_bytes = capacity_bytes
         self.block_bytes = block_bytes
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            writable = os.access(self.folder, os.W_OK | os.X_OK)
+        except OSError as error:
+            raise DataError(f"cache_folder={folder} cannot be made: {error}. {_REMEDY}") from error
+        if not writable:
+            raise DataError(f"cache_folder={folder} may not be written to. {_REMEDY}")
 
     def get(self, key: Key) -> bytes | None:
         """The block, now the most recently used; None when it is not here, or not as it was put."""

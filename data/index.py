@@ -11,14 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from urllib.parse import urlsplit
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.buckets import LARGEST_NUMBER, Size
-from data.errors import DataError
+from data.errors import DataError, NotFound, Unreadable
 from data.offsets import Entry, Offsets
+from data.patterns import is_folder, name_of
 from data.stream import Storage, join
 from data.tar_headers import read_headers
 
@@ -84,7 +85,7 @@ class Index:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the shards' names, bytes and sample counts: the same wherever the data lies."""
-        content = [[_basename(shard.url), shard.size, shard.count] for shard in self.shards]
+        content = [[name_of(shard.url), shard.size, shard.count] for shard in self.shards]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def sample(self, position: int) -> tuple[str, Entry]:
@@ -117,7 +118,8 @@ class Index:
         if len(entries) != shard.count:
             raise DataError(
                 f"{shard.url} holds {len(entries)} samples and its index says {shard.count}: "
-                "the shard was changed after it was indexed. Prepare it again, or remove the index"
+                "the shard was changed after it was indexed. Bring it back, or prepare the index again and begin "
+                "another run, as a run keeps to its index"
             )
         self._offsets[number] = entries
         while len(self._offsets) > _KEPT_SHARDS and self.shards[next(iter(self._offsets))].offsets_url:
@@ -180,19 +182,29 @@ def indexed_samples(urls: str | Sequence[str], storage: Storage) -> int:
     return sum(shard.count for shard in find_shards(urls, storage))
 
 
+def left_out(urls: str | Sequence[str], storage: Storage) -> dict[str, str]:
+    """The shards that the index files at `urls` leave out, with the reason."""
+    found: dict[str, str] = {}
+    for url in [urls] if isinstance(urls, str) else urls:
+        if (index_url := _index_url(url, storage)) is not None:
+            content = _content(index_url, storage)
+            found |= {
+                _resolve(index_url.rpartition("/")[0], shard["url"]): shard["reason"]
+                for shard in content.get("left_out", [])
+            }
+    return found
+
+
 def _index_url(url: str, storage: Storage) -> str | None:
     if url.endswith(".json"):
         return url
-    is_pattern = any(character in url for character in "{*?[") or url.endswith((".tar", ".txt"))
     index_url = join(url, INDEX_NAME)
-    return index_url if not is_pattern and storage.exists(index_url) else None
+    return index_url if is_folder(url) and storage.exists(index_url) else None
 
 
 def _read_index(url: str, storage: Storage) -> list[Shard]:
-    folder = url.rpartition("/")[0]
+    folder, content = url.rpartition("/")[0], _content(url, storage)
     try:
-        content = json.loads(storage.read(url))
-        listed = content["shardlist"]
         sizes = tuple((int(width), int(height)) for width, height in content.get("buckets", []))
         return [
             Shard(
@@ -203,10 +215,22 @@ def _read_index(url: str, storage: Storage) -> list[Shard]:
                 sizes,
                 tuple(entry["in_buckets"]) if sizes else (),
             )
-            for entry in listed
+            for entry in content["shardlist"]
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{url} is no shard index (wids format): {error!r}. Remove it, or write it again") from error
+        raise _no_index(url, error) from error
+
+
+def _content(url: str, storage: Storage) -> dict[str, Any]:
+    try:
+        content = json.loads(storage.read(url))
+        return {"shardlist": content["shardlist"], **content}
+    except (ValueError, KeyError, TypeError) as error:
+        raise _no_index(url, error) from error
+
+
+def _no_index(url: str, error: Exception) -> DataError:
+    return DataError(f"{url} is no shard index (wids format): {error!r}. Remove it, or write it again")
 
 
 def _resolve(folder: str, url: str) -> str:
@@ -220,21 +244,20 @@ def _scan(urls: Sequence[str], storage: Storage) -> list[tuple[Shard, Offsets]]:
         try:
             shard, entries = _read_tar(url, storage)
             return shard, Offsets.of(entries)
-        except DataError as error:
+        except (Unreadable, NotFound) as error:  # whatever else it is, it isn't this shard's
             log.error("shard left out: %s", error)
             return Shard(url, 0), Offsets.of([])
 
-    with ThreadPoolExecutor(_READERS) as pool:
+    pool = ThreadPoolExecutor(_READERS)
+    try:
         found = pool.map(scan, urls)
         shown = tqdm(found, total=len(urls), desc="reading tar headers", unit="shard", file=sys.stderr, disable=None)
         return list(shown)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _read_tar(url: str, storage: Storage) -> tuple[Shard, list[Entry]]:
     with storage.open(url) as (file, size):
         entries = read_headers(file, size, url)
     return Shard(url, len(entries), size), entries
-
-
-def _basename(url: str) -> str:
-    return urlsplit(url).path.rsplit("/", 1)[-1]

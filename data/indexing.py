@@ -5,7 +5,8 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import IO
@@ -13,10 +14,11 @@ from typing import IO
 import numpy as np
 
 from data.buckets import Buckets, Size
-from data.errors import DataError
-from data.index import INDEX_NAME, SIDECAR_SUFFIX, Shard, find_shards
-from data.metadata import Rows, json_details, rows_beside, size_seen, size_told, table_bytes, table_of
+from data.errors import DataError, NotFound, Unreadable
+from data.index import INDEX_NAME, SIDECAR_SUFFIX, Shard, find_shards, left_out
+from data.metadata import Rows, json_details, rows_beside, size_seen, size_told, table_of, table_version
 from data.offsets import Entry, Offsets
+from data.patterns import name_of
 from data.processes import work_through
 from data.stream import Storage, join
 from data.tar_headers import read_headers
@@ -58,15 +60,17 @@ class Contents:
 class _Done:
     """What is known of one shard.
 
-    count: of samples that are listed. size: bytes of it. left_out: samples by the field whose conditions they didn't
-    fulfil. table: bytes of the parquet beside it, -1 without. by_table: samples that were judged by that. odd: how many
-    keys are at odds, by a kind of ODD, and examples: the first of each. in_buckets: samples in each bucket.
+    offsets_url: of its sidecar, relative to the index. size: bytes of the shard. count: of samples that are listed.
+    left_out: samples by the field whose conditions they didn't fulfil. unknown: fields that conditions are about and no
+    sample has. by_table: samples that were judged by the parquet beside the shard. odd: how many keys are at odds, by a
+    kind of ODD, and examples: the first of each. in_buckets: samples in each bucket.
     """
 
-    count: int
+    offsets_url: str
     size: int
-    left_out: dict[str, int]
-    table: int = -1
+    count: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
     by_table: int = 0
     odd: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
@@ -90,10 +94,11 @@ def build_index(
     samples there are; of others only headers are read. What conditions and buckets ask about is read from the parquet
     beside a shard, where it has all of it, else from each sample's .json, and a size from the picture's first bytes
     where that is silent. checksums: read everything, so that a single changed byte is noticed when the shard is read.
-    Each shard's offsets are a file of their own beside the index: shards that have one are not read again.
+    Each shard's offsets are a file of their own beside the index, which stays as it is: shards that have one are not
+    read again, and one that was written anew gets another.
 
-    replace_bad_shards: one that can't be read is left out, and named in the log; False: it is an error.
-    Raises DataError when no sample is left.
+    replace_bad_shards: one that is gone or no tar is left out, and named in the log and in the index; False: it is an
+    error. Raises DataError when no sample is left, and when the store fails or refuses a shard, which may be good.
     """
     contents = Contents(where or Where({}), buckets, checksums)
     shards = find_shards(urls, storage)
@@ -102,26 +107,29 @@ def build_index(
     work = partial(_index_shard, folder, storage, contents)
     results = work_through(work, read, processes, "indexing", "shard", _CHUNK)
     found = {shard.url: done for shard, done in zip(read, results, strict=True)}
-    listed, dones = [], []
+    listed, dones, bad = [], [], left_out(urls, storage)
     for shard in shards:
         done = found.get(shard.url)
         if isinstance(done, DataError):
             if not replace_bad_shards:
                 raise done
             log.error("shard left out: %s", done)
+            bad[shard.url] = str(done)
         elif done is not None:
             dones.append((shard, done))
-            sidecar = join(folder, _sidecar_name(shard, contents))
+            sidecar = join(folder, done.offsets_url)
             listed.append(Shard(shard.url, done.count, done.size, sidecar, contents.sizes, tuple(done.in_buckets)))
         else:
             listed.append(shard)
-    _report(listed, dones, folder)
+    _report(listed, dones, bad, contents.where, folder)
+    sizes = listed[0].sizes if all(shard.sizes == listed[0].sizes for shard in listed) else ()
     content = {
         "wids_version": 1,
         "name": folder,
         "description": f"samples where {json.dumps(contents.where.predicates)}" if where else "",
-        **({"buckets": contents.sizes} if contents.sizes else {}),
+        **({"buckets": sizes} if sizes else {}),
         "shardlist": [_listed(shard, folder) for shard in listed],
+        **({"left_out": [{"url": _relative(url, folder), "reason": why} for url, why in bad.items()]} if bad else {}),
     }
     index_url = join(folder, INDEX_NAME)
     storage.write(index_url, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
@@ -129,23 +137,24 @@ def build_index(
 
 
 def _index_shard(folder: str, storage: Storage, contents: Contents, shard: Shard) -> _Done | DataError:
-    """Writes the offsets of one shard, and a note of what was found, unless they are there. Errors are returned."""
-    sidecar = join(folder, _sidecar_name(shard, contents))
-    note = sidecar.removesuffix(SIDECAR_SUFFIX) + ".json"
+    """Writes the offsets of one shard, and a note of what was found, unless they are there.
+
+    An error that is this shard's own is returned; one of the store is raised.
+    """
     try:
-        table = table_bytes(shard.url, storage) if contents.fields else -1
+        table = table_version(shard.url, storage) if contents.fields else None
+        name = _sidecar_name(shard, contents, storage.version(shard.url), table)
+        note = join(folder, name.removesuffix(SIDECAR_SUFFIX) + ".json")
         if storage.exists(note):
-            done = _Done(**json.loads(storage.read(note)))
-            if (storage.size(shard.url), table) == (done.size, done.table):
-                return done
-        rows = rows_beside(shard.url, storage, contents.fields) if table >= 0 else None
+            return _Done(**json.loads(storage.read(note)))
+        rows = None if table is None else rows_beside(shard.url, storage, contents.fields)
         with storage.open(shard.url) as (file, size):
             samples = _samples(shard, size, file, storage, contents, with_json=rows is None)
-            offsets, done = _sorted(samples, rows, file, contents, _Done(0, size, {}, table))
-        storage.write(sidecar, offsets.to_sidecar())
-        storage.write(note, json.dumps(asdict(done)).encode())
-    except DataError as error:
+            offsets, done = _sorted(samples, rows, file, contents, _Done(name, size))
+    except (NotFound, Unreadable) as error:
         return error
+    storage.write(join(folder, name), offsets.to_sidecar())
+    storage.write(note, json.dumps(asdict(done)).encode())
     return done
 
 
@@ -154,7 +163,8 @@ def _samples(
 ) -> Offsets | list[Entry]:
     """Those that an index lists of a shard already, unless it is another one by now; else those that are in it."""
     if shard.offsets_url is not None and shard.size == size and not contents.checksums:
-        return Offsets.from_sidecar(storage.read(shard.offsets_url), shard.offsets_url)
+        with suppress(NotFound):
+            return Offsets.from_sidecar(storage.read(shard.offsets_url), shard.offsets_url)
     wanted = ("json",) if contents.fields and with_json else ()
     return read_headers(file, size, shard.url, contents.checksums, wanted)
 
@@ -170,6 +180,7 @@ def _sorted(
     matched = {key for key, count in Counter(keys).items() if count == 1 and rows is not None and key in rows}
     kept, left_out, odd = np.ones(len(keys), dtype=np.bool_), Counter[str](), _Odd()
     sizes: list[Size | None] = []
+    unknown = set(contents.where.fields)
     for position, key in enumerate(keys):
         if rows is not None and key in matched:
             details = rows.details(key)
@@ -177,6 +188,7 @@ def _sorted(
             details = json_details(samples[position], file)
             if rows is not None:
                 odd.note("no_row", key)
+        unknown -= {name for name in unknown if details.get(name) is not None}
         if (failing := contents.where.failing(details)) is not None:
             left_out[failing] += 1
             kept[position] = False
@@ -194,6 +206,7 @@ def _sorted(
         done,
         count=len(offsets),
         left_out=dict(left_out),
+        unknown=sorted(unknown),
         by_table=len(matched),
         odd=odd.counts,
         examples=odd.examples,
@@ -214,16 +227,26 @@ class _Odd:
         self.examples.setdefault(kind, key)
 
 
-def _report(shards: Sequence[Shard], dones: Sequence[tuple[Shard, _Done]], folder: str) -> None:
+def _report(
+    shards: Sequence[Shard],
+    dones: Sequence[tuple[Shard, _Done]],
+    bad: Mapping[str, str],
+    where: Where,
+    folder: str,
+) -> None:
     kept = sum(shard.count for shard in shards)
     left_out = sum((Counter(done.left_out) for _, done in dones), Counter[str]())
     reasons = ", ".join(f"{count} by {field}" for field, count in left_out.most_common())
     told = f"{kept} samples in {len(shards)} shards" + (f"; left out: {reasons}" if reasons else "")
+    told += f"; {len(bad)} shards left out, which the index names" if bad else ""
     if not kept:
         raise DataError(
             f"no sample to index for {folder}: {told}. Check that these are the right shards and conditions"
         )
     log.info("index %s: %s", folder, told)
+    for name in sorted(where.fields):
+        if dones and all(name in done.unknown for _, done in dones):
+            log.warning("no sample has the field %r that a condition is about: check its name", name)
     if by_table := sum(done.by_table for _, done in dones):
         log.info("%d samples were judged by the parquet files beside their shards", by_table)
     for kind, meaning in ODD.items():
@@ -246,10 +269,11 @@ def _relative(url: str, folder: str) -> str:
     return os.path.abspath(url) if name == url and "://" not in url else name
 
 
-def _sidecar_name(shard: Shard, contents: Contents) -> str:
-    """The shard's own name where that tells it, so that a build of other contents takes nothing for its own."""
-    stem = shard.url.rpartition("/")[2].removesuffix(".tar")
-    told: list[object] = [shard.url, contents.where.predicates, contents.checksums]
+def _sidecar_name(shard: Shard, contents: Contents, version: str, table: str | None) -> str:
+    """The shard's own name and a hash, so that a build of other contents, or of a shard that was written anew, takes
+    nothing for its own and overwrites nothing that another index lists. version, table: of it and of its parquet."""
+    stem = name_of(shard.url).removesuffix(".tar")
+    told: list[object] = [shard.url, contents.where.predicates, contents.checksums, version, table]
     told += [contents.sizes] if contents.sizes else []
     told += [shard.offsets_url] if shard.offsets_url is not None and contents.fields else []
     return f"{stem}-{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]}.offsets{SIDECAR_SUFFIX}"

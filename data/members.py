@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Iterable, Mapping
 
-from data.errors import DataError, NotFound
+from data.errors import DataError, NotFound, Refused
 from data.offsets import BLOCK_BYTES, Entry
 from data.stream import Storage
 from data.transforms import BadSample, Reason
@@ -14,8 +14,8 @@ _LARGEST_SAMPLE_BYTES = 256 << 20
 class MemberReader:
     """Reads samples from their shards.
 
-    replace_bad_shards: samples of shards that are gone or changed since they were indexed are bad samples; False: they
-    are a DataError.
+    replace_bad_shards: samples of shards that are gone, refused, or changed since they were indexed are bad samples;
+    False: they are a DataError.
     """
 
     def __init__(self, storage: Storage, replace_bad_shards: bool) -> None:
@@ -39,8 +39,9 @@ class MemberReader:
         for last_try in (False, True):
             try:
                 data = self.storage.read(url, start, stop)
-            except NotFound as error:
-                raise self._bad_shard("missing", url, entry, str(error)) from error
+            except (NotFound, Refused) as error:  # S3 refuses what isn't there to those who may not list
+                reason: Reason = "missing" if isinstance(error, NotFound) else "refused"
+                raise self._bad_shard(reason, url, entry, str(error)) from error
             members = {
                 extension: data[member.offset - start : member.offset - start + member.size]
                 for extension, member in entry.members.items()
@@ -59,8 +60,9 @@ class MemberReader:
         if self.replace_bad_shards:
             return BadSample(reason, detail)
         return DataError(
-            f"{url} is not what was indexed ({reason}, sample {entry.key}: {detail}). Bring the shard back or prepare "
-            "the index again; or let such samples be replaced (data.bad_shards=replace)"
+            f"{url} is not what was indexed ({reason}, sample {entry.key}: {detail}). Bring the shard back; or prepare "
+            "the index again and begin another run, as a run keeps to its index; or let such samples be replaced "
+            "(data.bad_shards=replace)"
         )
 
 

@@ -7,6 +7,7 @@ from typing import IO, Any, cast
 
 from data.errors import DataError, NotFound, StoreUnavailable
 from data.offsets import Entry, Member
+from data.patterns import beside
 from data.stream import Storage
 from data.transforms import IMAGE_EXTENSIONS, LARGEST_TEXT_BYTES, BadSample, details_of, size_of_image
 
@@ -36,19 +37,19 @@ class Rows:
 
 def table_of(shard_url: str) -> str:
     """URL of the parquet beside a shard: 00000.parquet of 00000.tar."""
-    return shard_url.removesuffix(".tar") + ".parquet"
+    return beside(shard_url, ".parquet")
 
 
-def table_bytes(shard_url: str, storage: Storage) -> int:
-    """Bytes of the parquet beside a shard; -1 where there is none."""
+def table_version(shard_url: str, storage: Storage) -> str | None:
+    """What tells the parquet beside a shard from another one in its place; None where there is none."""
     try:
-        return storage.size(table_of(shard_url))
+        return storage.version(table_of(shard_url))
     except StoreUnavailable:
         raise
     except DataError as error:  # a store may refuse to say that there is none
         if not isinstance(error, NotFound):
             log.info("done without: %s", error)
-        return -1
+        return None
 
 
 def rows_beside(shard_url: str, storage: Storage, columns: Collection[str]) -> Rows | None:

@@ -151,6 +151,7 @@ class Samples(Dataset[Batch]):
 
     def _opened(self, number: int, places: Iterator[tuple[str, Entry]], faults: list[Fault]) -> _Opened:
         """The first of a sample and its spares whose picture can be decoded. Raises DataError where none can."""
+        last = "none is left"
         for place in places:
             try:
                 members = self.members.read(*place)
@@ -161,9 +162,10 @@ class Samples(Dataset[Batch]):
                 return _Opened(place, members, details, caption, seen, generator)
             except BadSample as error:
                 faults.append(_fault(error, place, number))
+                last = str(error)
         raise DataError(
             f"sample number {number} and {_REPLACEMENTS} others in its place are bad, the last: "
-            f"{faults[-1]}. Check that these are the right shards"
+            f"{faults[-1]}: {last}. Check that these are the right shards"
         )
 
     def _whole(

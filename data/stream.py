@@ -14,12 +14,12 @@ from typing import IO, Any, TypeVar, cast
 
 from data.atomic import write_atomically
 from data.blocks import BlockCache, runs_of
-from data.diagnosis import MISSING, REFUSED, ask, cause_of, kinds, remedy
+from data.diagnosis import ask, cause_of, lasting, remedy
 from data.disk_cache import DiskCache
 from data.errors import DataError, NotFound, StoreUnavailable
-from data.filesystems import open_filesystem
+from data.filesystems import files_in, open_filesystem, read_range, version_of
 from data.offsets import RangeFile
-from data.patterns import expand
+from data.patterns import expand, folder_of
 from data.traffic import TrafficLog
 
 log = logging.getLogger(__name__)
@@ -110,8 +110,8 @@ class Storage:
     def prefetch(self, ranges: Iterable[tuple[str, int, int]]) -> None:
         """Bring the blocks of these (url, start, stop) into the cache, several requests at a time.
 
-        At most half a cache of them, so that none has left it when it is read. What is beyond that, not there, or not
-        here within seconds, is left for the read that needs it: a process doesn't end before its threads do.
+        At most half a cache of them, so that none has left it when it is read. What is beyond that, not there, refused,
+        or not here within seconds, is left for the read that needs it: a process doesn't end before its threads do.
         """
         self._check_process()
         missing = self._blocks.lacking(runs_of(ranges, self.block_bytes), self.block_bytes)
@@ -120,7 +120,7 @@ class Storage:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.connections, "storage")
         for future in [self._pool.submit(self._run, *run, _AHEAD_SECONDS) for run in missing]:
-            with suppress(NotFound, StoreUnavailable):
+            with suppress(DataError):
                 future.result()
 
     def forget(self, url: str) -> None:
@@ -136,6 +136,15 @@ class Storage:
         if size is None:
             raise DataError(f"{url}: the server does not tell how large it is; serve it with a Content-Length")
         return int(size)
+
+    def version(self, url: str) -> str:
+        """What tells an object from another one that is written in its place, of as many bytes or not."""
+        return self._retried(url, version_of)
+
+    def check_cache_folder(self) -> None:
+        """Makes the folder on a local disk, where one is named. Raises DataError where that can't be."""
+        if self.cache_folder is not None:
+            DiskCache(self.cache_folder, self.cache_folder_bytes, self.block_bytes)
 
     @contextmanager
     def open(self, url: str) -> Iterator[tuple[IO[bytes], int]]:
@@ -173,9 +182,8 @@ class Storage:
         """URLs of the objects directly in a folder, or of all below it, sorted; empty when there are none."""
 
         def find(fs: Any, path: str) -> Urls:
-            found = fs.find(path, detail=True).values() if below else fs.ls(path, detail=True)
             start = len(join(path, ""))
-            return sorted(join(url, entry["name"][start:]) for entry in found if entry["type"] == "file")
+            return sorted(join(url, found[start:]) for found in files_in(fs, path, below))
 
         try:
             return self._retried(url, find)
@@ -193,9 +201,7 @@ class Storage:
         credentials; the bucket or folder is missing; nothing matches.
         """
         first = urls if isinstance(urls, str) else next(iter(urls), "")
-        protocol, mark, path = first.rpartition("://")
-        parent, slash, _ = path.split("{")[0].rpartition("/")
-        folder = protocol + mark + (parent if slash else path if mark else ".")
+        folder = folder_of(first)
 
         def find(probe: Storage) -> Urls:
             probe._retried(first, lambda fs, path: ask(fs, folder))
@@ -204,7 +210,7 @@ class Storage:
 
         shards = self._probed(first, find)
         if not shards:
-            found = "the store was reached and the credentials accepted; " if mark else ""
+            found = "the store was reached and the credentials accepted; " if "://" in first else ""
             raise DataError(
                 f"no shard (*.tar) matches {urls!r}: {found}check the path, or write shards there with `ldm prepare`"
             )
@@ -278,16 +284,7 @@ class Storage:
         return self._disk
 
     def _range(self, url: str, start: int, stop: int, patience: float | None = None) -> bytes:
-        def fetch(fs: Any, path: str) -> bytes:
-            try:
-                data = bytes(fs.cat_file(path, start=start, end=stop))
-            except Exception as error:
-                if kinds(error) & {"InvalidRange", "416"}:  # the object ends before `start`
-                    return b""
-                raise
-            return data if len(data) <= stop - start else data[start:stop]  # an HTTP server that knows no ranges
-
-        return self._retried(url, fetch, patience)
+        return self._retried(url, lambda fs, path: read_range(fs, path, start, stop), patience)
 
     def _retried(self, url: str, action: Callable[[Any, str], T], patience: float | None = None) -> T:
         patience, began = self.patience_seconds if patience is None else patience, time.monotonic()
@@ -296,11 +293,9 @@ class Storage:
                 filesystem = self._filesystem(url)
                 return self.traffic.received(action(filesystem, filesystem._strip_protocol(url)))
             except Exception as failure:  # each fsspec protocol raises its own kinds
-                found = kinds(error := cause_of(failure))
-                if found & MISSING:
-                    raise NotFound(f"{url} does not exist: {error}") from error
-                if found & REFUSED or isinstance(error, (DataError, ValueError, ImportError)):
-                    raise DataError(f"{url} cannot be used: {type(error).__name__}: {error}") from error
+                error = cause_of(failure)
+                if (end := lasting(url, error)) is not None:
+                    raise end from error
                 pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(attempt - 1, 20), _LONGEST_PAUSE_SECONDS)
                 pause *= random.uniform(0.5, 1.5)  # keeps many readers from asking again at the same moment
                 spent = time.monotonic() - began

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Container, Iterator
 from typing import IO, cast
 
-from data.errors import DataError
+from data.errors import Unreadable
 from data.offsets import BLOCK_BYTES, Entry, Member
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def read_headers(
     size: bytes of the shard. checksums: read the members too and note their CRC-32. contents: extensions of members
     whose bytes are wanted, where they are at most a megabyte. A sample whose bytes end with the file, or after which
     no header can be read, has the fault "truncated". Of members with more than 64 different extensions those of further
-    ones are left out, which the log says. Raises DataError naming `name` when the file is no tar at all.
+    ones are left out, which the log says. Raises Unreadable naming `name` when the file is no tar at all.
     """
     entries: list[Entry] = []
     extensions: set[str] = set()
@@ -62,7 +62,7 @@ def read_headers(
                 entries[-1].members[extension] = Member(info.offset_data, info.size, crc32)
     except _DAMAGED as error:
         if not entries:
-            raise DataError(f"{name} is no readable tar file: {error}. Write it again, or leave it out") from error
+            raise Unreadable(f"{name} is no readable tar file: {error}. Write it again, or leave it out") from error
     if left_out:
         log.warning("%s: %d members have further extensions than the first %d", name, left_out, _EXTENSIONS)
     if end < size:

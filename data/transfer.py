@@ -68,10 +68,11 @@ class Transfers(Storage):
 
     def remove_below(self, url: str) -> None:
         """Remove all objects in a folder and below it."""
+        if _is_local(url):  # links are removed, and not what they lead to
+            self._retried(url, lambda fs, place: shutil.rmtree(place, ignore_errors=True))
+            return
         for found in self.list(url, below=True):
             self.remove(found)
-        if _is_local(url):
-            self._retried(url, lambda fs, place: shutil.rmtree(place, ignore_errors=True))
 
     def remove_unfinished(self, url: str) -> None:
         """Remove the parts below a folder that uploads left which were killed; one that goes on would fail."""

@@ -18,6 +18,7 @@ Reason = Literal[
     "corrupt",
     "changed",
     "missing",
+    "refused",
     "not_utf8",
     "undecodable",
     "no_caption",

@@ -103,5 +103,12 @@ def _check(name: str, conditions: object) -> None:
         elif condition in _LISTS:
             if not isinstance(wanted, list) or not wanted or any(isinstance(item, list | dict) for item in wanted):
                 raise BadCondition(place, wanted, "it must be a list of texts or numbers")
+            if any(isinstance(item, bool) for item in wanted):
+                raise BadCondition(
+                    place,
+                    wanted,
+                    "YAML takes no, off, yes and on for false and true: put texts in quotes, such as "
+                    '["en", "no"]; where false and true are meant, write 0 and 1',
+                )
         elif _number(wanted) is None:
             raise BadCondition(place, wanted, "it must be a number")

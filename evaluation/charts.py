@@ -29,6 +29,8 @@ MOST_RAW = 3
 """Of more noisy lines than these, what is behind their means is left out."""
 CUT = 0.005
 """Share of a noisy line's extremes that may lie outside, so that one outlier doesn't press everything else flat."""
+ROBUST_CUT, ROBUST_TIMES = 0.02, 1.5
+"""Share of each line's values that may lie outside a robust axis, where the highest is so many times the others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,8 @@ class Chart:
     """A chart of lines over training steps.
 
     metric: the name of what is drawn, as it was logged. format: of its values, one of evaluation.numbers.FORMATS.
-    zero_based: the y axis begins at zero. logarithmic: the y axis is, when all values allow it. legend: there is one
+    zero_based: the y axis begins at zero. robust: few values at its end, such as those of first steps, may lie beyond
+    the axis; the page says so. logarithmic: the y axis is, when all values allow it. legend: there is one
     even of a single line.
     """
 
@@ -60,6 +63,7 @@ class Chart:
     format: str = "number"
     note: str = ""
     zero_based: bool = False
+    robust: bool = False
     logarithmic: bool = False
     wide: bool = False
     legend: bool = False
@@ -84,6 +88,15 @@ def logarithmic_ticks(low: float, high: float) -> list[float]:
     return [f * 10.0**d for d in decades for f in factors if low <= f * 10.0**d <= high]
 
 
+def binary_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Values in [low, high], at most about `count` of them, multiples of a power of two: round numbers of MiB."""
+    span = high - low
+    if not span > 0:
+        return [low]
+    step = 2.0 ** math.ceil(math.log2(span / count) - 1e-9)
+    return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
 def draw(chart: Chart, number: int, span: tuple[float, float]) -> Markup:
     """The chart as a <figure>, a remark in it when no line has a finite point.
 
@@ -91,13 +104,14 @@ def draw(chart: Chart, number: int, span: tuple[float, float]) -> Markup:
     """
     lines = [(line, thin(line.series, DRAWN_BUCKETS)) for line in chart.lines]
     lines = [(line, thinned) for line, thinned in lines if len(thinned.steps)]
-    head = _head(chart)
     if not lines:
-        return Markup("<figure class='chart'>{}<p class='quiet'>no finite values</p></figure>").format(head)
+        return Markup("<figure class='chart'>{}<p class='quiet'>no finite values</p></figure>").format(_head(chart))
     courses = [course(thinned) for _, thinned in lines]
     x_low, x_high = span
     raw = sum(thinned.noisy for _, thinned in lines) <= MOST_RAW
     y_low, y_high, logarithmic = _range(chart, [t for _, t in lines if raw and t.noisy], courses)
+    cut = max(float(c.max()) for c in courses) > y_high
+    head = _head(chart, max(float(line.series.finite().values.max()) for line, _ in lines) if cut else None)
     transform = np.log10 if logarithmic else np.asarray
     bottom, top = float(transform(y_low)), float(transform(y_high))
 
@@ -108,7 +122,7 @@ def draw(chart: Chart, number: int, span: tuple[float, float]) -> Markup:
         inside: np.ndarray = (transform(np.clip(y, y_low, y_high)) - bottom) / (top - bottom)
         return inside
 
-    y_ticks = np.array(ticks(y_low, y_high, logarithmic))
+    y_ticks = np.array(ticks(y_low, y_high, logarithmic, binary=chart.format == "bytes"))
     # There is no half step.
     x_ticks = np.array([x for x in linear_ticks(x_low, x_high, 4) if x == round(x)])
     rules = [
@@ -151,10 +165,10 @@ def extent(charts: Sequence[Chart]) -> tuple[float, float]:
     return low, high if high > low else low + 1
 
 
-def ticks(low: float, high: float, logarithmic: bool) -> list[float]:
-    """Those of the y axis."""
+def ticks(low: float, high: float, logarithmic: bool, binary: bool = False) -> list[float]:
+    """Those of the y axis. binary: its values are bytes."""
     found = logarithmic_ticks(low, high) if logarithmic else []
-    return found if len(found) > 1 else linear_ticks(low, high, 4)
+    return found if len(found) > 1 else (binary_ticks if binary else linear_ticks)(low, high, 4)
 
 
 def course(thinned: Thin) -> np.ndarray:
@@ -191,7 +205,7 @@ def numbers(charts: Sequence[Chart], buckets: int) -> dict[str, Any]:
 
     content = [
         {
-            "format": chart.format, "zero": chart.zero_based, "log": chart.logarithmic,
+            "format": chart.format, "zero": chart.zero_based, "robust": chart.robust, "log": chart.logarithmic,
             "lines": [data(line) for line in chart.lines],
         }
         for chart in charts
@@ -204,7 +218,8 @@ def _short(values: np.ndarray) -> list[float]:
     return [float(f"{value:.5g}") for value in values]
 
 
-def _head(chart: Chart) -> Markup:
+def _head(chart: Chart, beyond: float | None = None) -> Markup:
+    """Title, remarks and legend. beyond: the highest value, where the axis doesn't reach it."""
     keys = [
         Markup("<span class='key s{}{}' data-line='{}'>{}</span>").format(
             line.colour, " dashed" if line.dashed else "", i, line.name
@@ -215,6 +230,7 @@ def _head(chart: Chart) -> Markup:
     lost = sum(len(line.series.values) - len(line.series.finite().values) for line in chart.lines)
     notes = [chart.note] if chart.note else []
     notes += [f"{whole(lost)} values are not finite and left out"] if lost else []
+    notes += [f"axis cut, values go up to {FORMATS[chart.format](beyond)}"] if beyond is not None else []
     return Markup("<figcaption><b>{}</b> {}{}{}</figcaption>").format(
         chart.title,
         Markup("<code>{}</code>").format(chart.metric) if chart.metric else "",
@@ -224,8 +240,10 @@ def _head(chart: Chart) -> Markup:
 
 
 def _range(chart: Chart, behind: Sequence[Thin], courses: Sequence[np.ndarray]) -> tuple[float, float, bool]:
-    """Lowest and highest value shown, and whether the axis is logarithmic. The courses always fit."""
+    """Lowest and highest value shown, and whether the axis is logarithmic. The courses fit, unless it is robust."""
     low, high = min(float(c.min()) for c in courses), max(float(c.max()) for c in courses)
+    if chart.robust and high > ROBUST_TIMES * (most := max(float(np.quantile(c, 1 - ROBUST_CUT)) for c in courses)) > 0:
+        high = most
     for thinned in behind:
         low = min(low, float(np.quantile(thinned.means if thinned.lows is None else thinned.lows, CUT)))
         high = max(high, float(np.quantile(thinned.means if thinned.highs is None else thinned.highs, 1 - CUT)))

@@ -3,9 +3,11 @@
 Layout, below the run folder:
     samples/step-00000000.png          one row (or more) of pictures; its captions are in the file's text
     samples/final.json                 {"step", "sampler_steps", "guidance_scales": [...], "rows": [{"caption",
-                                        "real": path, "generated": {"<scale>": path}}]}, paths below samples/
+                                        "real": path, "generated": {"<scale>": path}}],
+                                        "prompts": {"<prompt>": path}, "prompts_scale"}, paths below samples/
     samples/final/000-real.png         the image that the caption was written for
     samples/final/000-guidance-1.5.png the model's, one for each guidance scale
+    samples/final/prompt-000.png       the model's of a prompt, for which there is no real image
 """
 
 from __future__ import annotations
@@ -93,12 +95,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What `write_final_samples` wrote."""
+    """What `write_final_samples` wrote. prompts: the pictures of prompts, all at the guidance scale prompts_scale."""
 
     step: int
     sampler_steps: int
     guidance_scales: list[float]
     rows: list[Row]
+    prompts: dict[str, Path]
+    prompts_scale: float
 
 
 def write_final_samples(
@@ -108,6 +112,8 @@ def write_final_samples(
     generated: Mapping[float, Tensor],
     step: int,
     sampler_steps: int,
+    prompts: Mapping[str, Tensor],
+    prompts_scale: float,
 ) -> Path:
     """Writes the pictures and then `samples/final.json`, whose path it returns.
 
@@ -118,6 +124,8 @@ def write_final_samples(
         generated: guidance scale -> images made from the captions, uint8 [N, 3, H, W].
         step: training step of the weights.
         sampler_steps: steps of the sampler.
+        prompts: prompt -> the image made from it, uint8 [3, H, W]; empty for none.
+        prompts_scale: guidance scale that those were made at.
 
     Raises ValueError when the numbers of captions and images differ.
     """
@@ -135,6 +143,9 @@ def write_final_samples(
             paths[f"{scale:g}"] = f"final/{i:03d}-guidance-{scale:g}.png"
             write_png(samples / paths[f"{scale:g}"], images[i], {"Description": caption})
         rows.append({"caption": caption, "real": paths.pop("real"), "generated": paths})
+    prompted = {prompt: f"final/prompt-{i:03d}.png" for i, prompt in enumerate(prompts)}
+    for prompt, path in prompted.items():
+        write_png(samples / path, prompts[prompt], {"Description": prompt})
     listing = samples / "final.json"
     part = listing.with_name(listing.name + ".part")
     content = {
@@ -142,6 +153,8 @@ def write_final_samples(
         "sampler_steps": sampler_steps,
         "guidance_scales": [float(scale) for scale in generated],
         "rows": rows,
+        "prompts": prompted,
+        "prompts_scale": prompts_scale,
     }
     part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     part.replace(listing)
@@ -163,4 +176,7 @@ def read_final_samples(run_folder: Path) -> Gallery | None:
         )
         for row in content["rows"]
     ]
-    return Gallery(content["step"], content["sampler_steps"], content["guidance_scales"], rows)
+    # A run of before there were prompts has none.
+    prompts = {prompt: samples / path for prompt, path in content.get("prompts", {}).items()}
+    scale = content.get("prompts_scale", 1.0)
+    return Gallery(content["step"], content["sampler_steps"], content["guidance_scales"], rows, prompts, scale)

@@ -21,7 +21,8 @@ class Goodput:
     the run, without waiting for data. data_wait: that. checkpoint_stall: training stood still for a save. evaluation:
     monitors looked at the model. start_up: from a start to its first step. lost_work: from the last step that is part
     of the run to the end of a start that failed: steps that were made again, and standing still until somebody
-    noticed. queue: between submission, or a start's end, and the next start. other: what is left, such as leaving.
+    noticed. queue: in Slurm's, between submission, or a start's end, and the next start. stopped: between a start's end
+    and the next one where there is no queue: nothing waited for it to go on. other: what is left, such as leaving.
     """
 
     wall: float
@@ -32,14 +33,20 @@ class Goodput:
     start_up: float
     lost_work: float
     queue: float
+    stopped: float
     other: float
     restarts: int
     lost_steps: int
 
     @property
     def fraction(self) -> float:
-        """Productive time over wall time, 0 to 1."""
-        return self.productive / self.wall if self.wall > 0 else 0.0
+        """Productive time over the time that counts, 0 to 1."""
+        return self.productive / self.counted if self.counted > 0 else 0.0
+
+    @property
+    def counted(self) -> float:
+        """Wall time but that when the run was stopped."""
+        return self.wall - self.stopped
 
     @property
     def parts(self) -> dict[str, float]:
@@ -52,6 +59,7 @@ class Goodput:
             "start-up": self.start_up,
             "lost work": self.lost_work,
             "queue": self.queue,
+            "stopped": self.stopped,
             "other": self.other,
         }
 
@@ -77,12 +85,15 @@ def goodput(starts: Sequence[Start], rows: Iterable[Mapping[str, float]], now: f
         if "time" in row:  # step 0 has none
             times.append(row["time"] + stall + look)
     if not starts:
-        return Goodput(0.0, productive, waited, stalled, evaluated, 0.0, 0.0, 0.0, 0.0, 0, 0)
+        return Goodput(0.0, productive, waited, stalled, evaluated, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0)
     submitted = starts[0].submitted
     first = starts[0].time if submitted is None else min(submitted, starts[0].time)
     ends = [start.ended or now for start in starts]
     queue = starts[0].time - first
-    queue += sum(max(0.0, later.time - end) for end, later in zip(ends, starts[1:], strict=False))
+    stopped = 0.0
+    for end, later in zip(ends, starts[1:], strict=False):
+        between = max(0.0, later.time - end)
+        queue, stopped = (queue, stopped + between) if later.job is None else (queue + between, stopped)
     start_up = lost = 0.0
     next_row = 0
     for start, end in zip(starts, ends, strict=True):
@@ -95,9 +106,9 @@ def goodput(starts: Sequence[Start], rows: Iterable[Mapping[str, float]], now: f
             lost += end - kept
     lost_steps = sum(max(0, (start.last_step or 0) - later.step) for start, later in itertools.pairwise(starts))
     wall = max(ends) - first
-    known = productive + waited + stalled + evaluated + start_up + lost + queue
+    known = productive + waited + stalled + evaluated + start_up + lost + queue + stopped
     return Goodput(
-        *(wall, productive, waited, stalled, evaluated, start_up, lost, queue, max(0.0, wall - known)),
+        *(wall, productive, waited, stalled, evaluated, start_up, lost, queue, stopped, max(0.0, wall - known)),
         restarts=len(starts) - 1,
         lost_steps=lost_steps,
     )
@@ -118,8 +129,10 @@ def _rows(path: Path) -> Iterator[Mapping[str, float]]:
 
 
 def in_words(found: Goodput) -> str:
-    """One line: "goodput 83.1 % of 1:02:03: productive 83.1 %, start-up 4.0 %, ...; 2 restarts, 7 steps lost"."""
-    wall = max(found.wall, 1e-9)
-    parts = ", ".join(f"{name} {seconds / wall:.1%}" for name, seconds in found.parts.items() if seconds > 0)
+    """One line: "goodput 83.1% of 3,600 s: productive 83.1%, start-up 4.0%, ...; 2 restarts, 7 steps lost"."""
+    counted = max(found.counted, 1e-9)
+    spent = {name: seconds for name, seconds in found.parts.items() if seconds > 0 and name != "stopped"}
+    parts = ", ".join(f"{name} {seconds / counted:.1%}" for name, seconds in spent.items())
+    stopped = f"; stopped for {found.stopped:,.0f} s, which don't count" if found.stopped else ""
     counts = f"{found.restarts} restarts, {found.lost_steps} steps lost"
-    return f"goodput {found.fraction:.1%} of {found.wall:,.0f} s: {parts}; {counts}"
+    return f"goodput {found.fraction:.1%} of {counted:,.0f} s: {parts}; {counts}{stopped}"

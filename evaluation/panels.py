@@ -31,6 +31,8 @@ FIRST = ("train/loss", "train/gradient_norm", "train/learning_rate", "speed/imag
 """Begin their groups."""
 WIDE = ("train/loss", "train/loss_decile")
 RANKS = "memory/rank"
+LOOK_SECONDS = "eval/seconds"
+"""Alone, says nothing of how good a model is; what looks cost is told by where the time went."""
 IN_TABLES = "data/bad/"
 WORDS = {"psnr": "PSNR", "ssim": "SSIM", "mfu": "MFU", "ema": "EMA", "kl": "KL", "fid": "FID", "gpu": "GPU", "gib": ""}
 
@@ -60,6 +62,9 @@ FAMILIES = (
     Family(r"memory/(rank\d+)_gib", RANKS, "Memory", "memory/rank*_gib", "peak of each rank"),
     Family(r"speed/(\w+)_seconds", "speed/seconds", "Seconds of a step", "speed/*_seconds"),
 )  # fmt: skip
+SLOWEST = "speed/slowest_rank"
+SHARES = 40
+"""Parts of a run, of each of which it is told how often a rank was the slowest."""
 DRAWN_DECILES = (0, 1, 3, 5, 7, 9)
 """Ten lines can't be told apart."""
 
@@ -131,9 +136,13 @@ def groups(runs: Sequence[RunRecord], comparable: Sequence[Sequence[Result]] = (
         for heading, members in panels(names, apart=len(runs) > 1).items()
     }
     distances = [_distances(group) for group in comparable if len(group) > 2]
-    if distances:
-        charts[GROUPS["eval"]] = distances + charts.get(GROUPS["eval"], [])
-    return [Group(heading, drawn) for heading, drawn in charts.items() if drawn]
+    evaluation = GROUPS["eval"]
+    looks = [chart for chart in charts.get(evaluation, []) if not any(_same(chart, other) for other in distances)]
+    if [chart.metric for chart in looks] == [LOOK_SECONDS] and not distances:
+        looks = []
+    charts[evaluation] = distances + looks
+    order = [*GROUPS.values(), *charts]
+    return [Group(heading, charts[heading]) for heading in sorted(charts, key=order.index) if charts[heading]]
 
 
 def title(metric: str) -> str:
@@ -182,6 +191,8 @@ def _place(panel: Panel) -> tuple[bool, int, list[tuple[int, str]]]:
 
 def _chart(panel: Panel, runs: Sequence[RunRecord]) -> Chart | None:
     """The panel's metrics of all runs; None where it would say nothing."""
+    if panel.key == SLOWEST:
+        return _slowest(panel, runs)
     note = panel.note
     if len(runs) > 1 or len(panel.members) == 1:
         lines = [
@@ -209,11 +220,45 @@ def _chart(panel: Panel, runs: Sequence[RunRecord]) -> Chart | None:
         panel.metric,
         format_of(next(iter(panel.members))),
         note,
+        robust=panel.group == "speed",
         zero_based=panel.group not in ("train", "eval") and all(_lowest(line.series) >= 0 for line in lines),
         logarithmic=panel.logarithmic,
         wide=panel.key in WIDE,
         legend=len(runs) > 1,
     )
+
+
+def _slowest(panel: Panel, runs: Sequence[RunRecord]) -> Chart | None:
+    """How often a rank was the slowest: each of one run's, of several runs' the one that was so most often.
+
+    None of two steps or fewer for each part of the run.
+    """
+    lines = []
+    for number, run in enumerate(runs):
+        series = run.metrics.get(SLOWEST)
+        if series is None or len(series.steps) < 2 * SHARES:
+            continue
+        ranks, parts = np.unique(series.values), np.array_split(np.arange(len(series.steps)), SHARES)
+        steps = np.array([series.steps[part[-1]] for part in parts])
+        shares = {int(rank): np.array([(series.values[part] == rank).mean() for part in parts]) for rank in ranks}
+        if len(runs) > 1:
+            lines.append(Line(run.name, Series(steps, np.max([*shares.values()], axis=0)), number, *look(number)))
+            continue
+        often = sorted(sorted(shares, key=lambda rank: -shares[rank].sum())[:COLOURS])
+        lines = [Line(f"rank{rank}", Series(steps, shares[rank]), 0, *look(i)) for i, rank in enumerate(often)]
+    if not lines:
+        return None
+    note = "share of steps, of the rank that is it most often" if len(runs) > 1 else "share of steps"
+    return Chart(panel.title, lines, SLOWEST, "percent", note, zero_based=True, legend=True)
+
+
+def _same(chart: Chart, other: Chart) -> bool:
+    """Whether a line's values are all in another's, at their steps."""
+    if len(chart.lines) != 1:
+        return False
+    one, found = chart.lines[0].series, other.lines[0].series
+    known = dict(zip(found.steps.tolist(), found.values.tolist(), strict=True))
+    return all(known.get(step) == value for step, value in zip(one.steps.tolist(), one.values.tolist(), strict=True))
 
 
 def _told_apart(names: list[str]) -> list[str]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from markupsafe import Markup
 from omegaconf import DictConfig, ListConfig
@@ -20,6 +18,7 @@ from evaluation.goodput import Goodput, account
 from evaluation.numbers import FORMATS, duration, number, percent, whole
 from evaluation.panels import IN_TABLES, format_of, groups
 from evaluation.report_page import inline, render
+from evaluation.report_tiles import layout, tiles
 from evaluation.results import Result, write_text
 from evaluation.run_metrics import Series
 from evaluation.run_record import RunRecord, read_run
@@ -37,6 +36,8 @@ def write_report(run_folder: Path, output: Path | None = None) -> Path:
     run = read_run(run_folder)
     comparable = comparable_results(run.results)
     steps = _step_pictures(run.samples)
+    spent = account(run_folder)
+    shown = tiles(run, comparable, spent)
     bad = _bad_samples(run)
     page = render(
         "report.html.j2",
@@ -44,14 +45,15 @@ def write_report(run_folder: Path, output: Path | None = None) -> Path:
         groups([run], comparable),
         run=run,
         verdict=_verdict(run, comparable),
-        tiles=_tiles(run, comparable),
+        tiles=shown,
+        layout=layout(shown),
         gallery=_gallery(run.gallery) if run.gallery and run.gallery.rows else None,
         results=[_results_table(group) for group in comparable],
         steps=steps,
         steps_found=len(run.samples),
         steps_lead=_steps_lead(run),
         metrics=_metrics_table(run),
-        spent=_time_spent(account(run_folder)),
+        spent=_time_spent(spent),
         bad=bad,
         bad_total=whole(sum(series.counted for series in run.matching(IN_TABLES).values())),
         images_seen=whole(run.images_seen),
@@ -112,63 +114,29 @@ def _verdict(run: RunRecord, comparable: list[list[Result]]) -> list[Markup]:
     return sentences
 
 
-def _tiles(run: RunRecord, comparable: list[list[Result]]) -> list[dict[str, Any]]:
-    tiles: list[dict[str, Any]] = []
-
-    def tile(name: str, value: str, note: str = "", big: bool = False) -> None:
-        tiles.append({"name": name, "value": value, "note": note, "big": big})
-
-    for group in comparable:
-        before, after = group[0].measured["frechet"], group[-1].measured["frechet"]
-        name = group[0].measured["frechet_name"]
-        if len(group) > 1:
-            times = f"{before / after:.1f} times lower: " if after < before else ""
-            tile("Distance to real pictures", f"{number(before)} → {number(after)}", times + name, big=True)
-        else:
-            tile("Distance to real pictures", number(after), name, big=True)
-    ranks = sum(bool(re.fullmatch(r"rank\d+_gib", name)) for name in run.matching("memory/"))
-    tile("Steps", whole(run.steps), f"on {ranks} ranks" if ranks > 1 else "")
-    tile("Pictures seen", whole(run.images_seen))
-    paused = f"{run.pauses} pause{'s' if run.pauses > 1 else ''} not counted" if run.pauses else ""
-    tile("Training time", duration(run.training_seconds), paused)
-    speed, wait = run.series("speed/images_per_second"), run.series("data/wait_fraction")
-    if speed is not None:
-        tile("Images per second", number(float(np.median(speed.values))), "median")
-    if (mfu := run.series("speed/mfu")) is not None:
-        tile("MFU", percent(float(np.median(mfu.values))), "median")
-    if wait is not None:
-        tile("Waiting for data", percent(float(wait.values.mean())), "of each step, mean")
-    stalls = run.series("checkpoint/stall_seconds")
-    if stalls is not None:
-        count = f"{len(stalls.values)} checkpoint{'s' if len(stalls.values) > 1 else ''}"
-        tile("Checkpoint stall", duration(float(stalls.values.sum())), f"in all, {count}")
-    if (goodput := run.series("run/goodput")) is not None:
-        restarts = run.series("run/restarts")
-        count = "" if restarts is None else f"{whole(restarts.last)} restart{'s' if restarts.last != 1 else ''}"
-        tile("Goodput", percent(goodput.last), count)
-    return tiles
-
-
 def _gallery(gallery: Gallery) -> dict[str, Any]:
     rows = [
         {
             "caption": row.caption,
             "real": inline(row.real),
-            "generated": [
-                {"source": inline(path), "label": "no guidance" if scale == 1 else f"guidance {scale:g}"}
-                for scale, path in row.generated.items()
-            ],
+            "generated": [{"source": inline(path), "label": _guidance(scale)} for scale, path in row.generated.items()],
         }
         for row in gallery.rows[:MOST_GALLERY_ROWS]
     ]
     across = 1 + len(gallery.guidance_scales)
     return {
         "rows": rows,
+        "prompts": [{"text": prompt, "picture": inline(path)} for prompt, path in gallery.prompts.items()],
+        "prompts_label": _guidance(gallery.prompts_scale),
         "step": whole(gallery.step),
         "sampler_steps": gallery.sampler_steps,
         "across": across,
         "card_width": 32 + 126 * across + 10 * (across - 1),
     }
+
+
+def _guidance(scale: float) -> str:
+    return "no guidance" if scale == 1 else f"guidance {scale:g}"
 
 
 def _step_pictures(samples: list[StepSamples]) -> list[dict[str, Any]]:
@@ -190,7 +158,7 @@ def _step_pictures(samples: list[StepSamples]) -> list[dict[str, Any]]:
 def _steps_lead(run: RunRecord) -> str:
     if run.task == "autoencoder":
         return "Held-out pictures above, what is left of them after encoding and decoding below."
-    return "The same held-out captions from the same noise; only the weights differ."
+    return "The same captions from the same noise; only the weights differ."
 
 
 def _results_table(group: list[Result]) -> dict[str, Any]:
@@ -243,10 +211,15 @@ def _bad_samples(run: RunRecord) -> list[dict[str, Any]]:
 
 
 def _time_spent(found: Goodput) -> list[dict[str, str]]:
-    """What the run's time went to, the most first; nothing where its starts weren't recorded."""
-    parts = sorted(found.parts.items(), key=lambda part: -part[1])
+    """What the run's time went to, the most first, and last when it was stopped; nothing where its starts weren't
+    recorded."""
+    parts = sorted(found.parts.items(), key=lambda part: (part[0] == "stopped", -part[1]))
     return [
-        {"name": name, "time": duration(seconds), "share": percent(seconds / found.wall)}
+        {
+            "name": name,
+            "time": duration(seconds),
+            "share": "not counted" if name == "stopped" else percent(seconds / found.counted),
+        }
         for name, seconds in parts
         if found.wall > 0 and seconds > 0
     ]

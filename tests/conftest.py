@@ -97,6 +97,7 @@ def tiny_diffusion_settings(url: str | Path, weights: Path) -> list[str]:
         "monitor.protocol=null",
         "monitor.every=1000",
         "monitor.captions=2",
+        "monitor.prompts=[]",
         "monitor.final_captions=2",
         "monitor.sampler_steps=2",
         "monitor.final_sampler_steps=2",

@@ -105,7 +105,7 @@ class StalledData:
 
 
 class LowGoodput:
-    """Little of the time since the run was first submitted went into steps that count."""
+    """Little of the time that counts since the run was first submitted went into steps."""
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -114,9 +114,7 @@ class LowGoodput:
         goodput = row.get("run/goodput")
         if goodput is None or goodput >= self.share:
             return None
-        return (
-            f"goodput is {goodput:.0%} of the time since the run began; the other run/ metrics say what took the rest"
-        )
+        return f"goodput is {goodput:.0%} of the time since the run began; `ldm report run=…` says what took the rest"
 
 
 class LossSpike:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from data.loader import Loader
 from data.mixture import IndexedSource
@@ -165,6 +165,14 @@ def build_checkpoints(config: DictConfig, ranks: Distributed) -> Checkpoints:
     if settings.upload is not None:
         uploads = Uploads(CheckpointStore(settings.upload, instantiate(settings.storage)), ranks, retention)
     return Checkpoints(Path(config.run.folder) / "checkpoints", ranks, retention, uploads)
+
+
+def build_prompts(config: DictConfig) -> dict[str, Tensor]:
+    """The tokens int64 [L] of each of monitor.prompts."""
+    if not config.monitor.prompts:  # a model may have no captions then
+        return {}
+    caption = instantiate(config.inputs.caption)
+    return {prompt: caption.parse(prompt) for prompt in config.monitor.prompts}
 
 
 def build_eval_model(config: DictConfig, ranks: Distributed) -> LatentDiffusion | NoisyClassifier:

@@ -19,7 +19,7 @@ from training.engine_settings import COMPILE_MODES, PRECISIONS, STAGES
 from training.errors import ConfigurationError
 from training.offload_checks import check_offload
 from training.planning.cluster import FOLDER as GPUS
-from training.policy_checks import check_keep_best, check_loss_spike, check_measurements
+from training.policy_checks import check_keep_best, check_looks, check_loss_spike, check_measurements
 from training.schedule import DECAYS
 from training.tracker import MODES, X_AXES
 from training.upload_checks import check_upload_settings
@@ -45,6 +45,7 @@ WHOLE_NUMBERS = {
     **dict.fromkeys(("steps", "batch.global_size", "batch.micro_size"), 1),
     **dict.fromkeys(("data.image_size", "data.samples_per_shard", "checkpoint.every", "checkpoint.keep"), 1),
     **dict.fromkeys(("monitor.every", "monitor.sampler_steps", "monitor.final_sampler_steps", "monitor.pictures"), 1),
+    **dict.fromkeys(("monitor.captions", "monitor.final_captions"), 1),
     **dict.fromkeys(("run.seed", "data.workers", "learning_rate.warmup_steps"), 0),
     "task.adversary_start": 0,
     **dict.fromkeys(("run.max_failures", "loss_spike.window", "loss_spike.most_in_a_row"), 1),
@@ -122,6 +123,7 @@ def check_settings(config: DictConfig, world: int) -> None:
     if gap is not None and (not _is_number(gap) or gap < 1):
         raise ConfigurationError("data.reducing_gap", gap, "it must be a number of at least 1, or null")
     check_loss_spike(config)
+    check_looks(config)
     check_measurements(config)
     check_keep_best(config)
     check_offload(config)

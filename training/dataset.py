@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from data.batch import Batch
 from data.errors import DataError
-from data.index import INDEX_NAME, Index, find_shards, indexed_samples
+from data.index import INDEX_NAME, Index, find_shards, indexed_samples, left_out
 from data.indexing import build_index
 from data.latents import LatentsKey
 from data.loader import Loader
@@ -54,6 +54,7 @@ def make_ready(config: DictConfig) -> None:
     Raises DataError when the store, the credentials, the bucket or the shards aren't right.
     """
     storage: Storage = component(config, "data.storage")
+    storage.check_cache_folder()
     if config.data.prepare is not None:
         with about("data.url", config.data.url):
             storage.check_writable_place(config.data.url)
@@ -67,6 +68,7 @@ def make_ready(config: DictConfig) -> None:
         with about(source.key, source.urls):
             storage.check(source.urls)
             make_index(source, config, storage)
+            tell_left_out(source, config, storage)
     check_enough(
         sum(indexed_samples(index_urls(source, config, storage), storage) for source in sources_of(config)), config
     )
@@ -90,18 +92,21 @@ def check_places(config: DictConfig) -> None:
 
 
 def make_index(source: SourceSettings, config: DictConfig, storage: Storage) -> None:
-    """Writes an index of the run's own, unless the source's shards have one with all that is needed.
+    """Writes an index of the run's own: a copy of the list of shards, where an index of theirs has all that is needed.
 
-    From then on the run keeps it: shards that are added to the source later don't change the order of its samples.
+    From then on the run keeps it, or the order of its samples would be another one: shards that are added to the source
+    later aren't in it, nor does it matter that an index of theirs is written again.
     """
     folder = own_index(source, config)
     if storage.exists(join(folder, INDEX_NAME)):
+        log.info("%s=%s: the run keeps to the index that it began with, in %s", source.key, source.urls, folder)
         return
     sizes = () if source.buckets is None else source.buckets.sizes
     chosen = not source.where or latents_of_these(source, storage) is not None
     if chosen and all(
         shard.offsets_url and (not sizes or shard.sizes == sizes) for shard in find_shards(source.urls, storage)
     ):
+        build_index(source.urls, folder, storage)  # offsets stay where they are
         return
     log.info(
         "%s=%s: writing an index of its own to %s; `ldm prepare index` writes one for all",
@@ -110,6 +115,17 @@ def make_index(source: SourceSettings, config: DictConfig, storage: Storage) -> 
     processes = len(os.sched_getaffinity(0))
     replace = config.data.bad_shards == "replace"
     build_index(source.urls, folder, storage, source.where, False, processes, replace, source.buckets)
+
+
+def tell_left_out(source: SourceSettings, config: DictConfig, storage: Storage) -> None:
+    """Puts into the log which shards the run won't see, as they couldn't be read when they were indexed."""
+    bad = left_out(index_urls(source, config, storage), storage)
+    if bad:
+        log.warning(
+            "%s=%s: its index leaves out %d shards, which it names under left_out; the first: %s. To have them, mend "
+            "them, prepare the index again and begin another run",
+            *(source.key, source.urls, len(bad), next(iter(bad.values()))),
+        )
 
 
 def own_index(source: SourceSettings, config: DictConfig) -> str:

@@ -24,7 +24,7 @@ from evaluation.report import write_report
 from evaluation.weights import WeightsError
 from models.latent_diffusion import LatentDiffusion
 from models.noisy_classifier import NoisyClassifier
-from training.build import build_checkpoints, build_eval_model, build_loader, build_task
+from training.build import build_checkpoints, build_eval_model, build_loader, build_prompts, build_task
 from training.checkpoint import Checkpoints
 from training.checkpoint_files import Manifest
 from training.classifier_monitor import NoisyClassifierMonitor
@@ -198,7 +198,8 @@ def build_monitor(
     if config.monitor.protocol is not None:
         protocol = Protocol.of(dict(OmegaConf.load(CONFIG_FOLDER / "protocol" / f"{config.monitor.protocol}.yaml")))
     sampler = instantiate(config.monitor.sampler)
-    return DiffusionMonitor(folder, config, task, model, held_out, ranks, tracker, protocol, sampler)
+    prompts = build_prompts(config)
+    return DiffusionMonitor(folder, config, task, model, held_out, ranks, tracker, protocol, sampler, prompts)
 
 
 def finish(monitor: Monitor, folder: Path, step: int, ranks: Distributed) -> None:

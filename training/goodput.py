@@ -16,7 +16,7 @@ class GoodputMeter:
 
     def __init__(self, folder: Path, is_main: bool) -> None:
         before = account(folder) if is_main else goodput([], [], time.time())
-        self._first = time.time() - before.wall
+        self._first = time.time() - before.counted  # as if it had never been stopped
         self._productive = before.productive
         self._told = {"run/restarts": float(before.restarts), "run/lost_steps": float(before.lost_steps)}
 

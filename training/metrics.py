@@ -174,7 +174,11 @@ METRICS = (
     _of_machine(
         "eval/seconds", "s", "That training stood still for pictures and measurements", "a look of the monitor"
     ),
-    _of_machine("run/goodput", "share", "Time in steps that count, of all since the run was submitted first"),
+    _of_machine(
+        "run/goodput",
+        "share",
+        "Time in steps that count, of all since the run was submitted first, without stops",
+    ),
     _of_machine("run/restarts", "starts", "Beyond the first"),
     _of_machine("run/lost_steps", "updates", "Made and lost again, as they came after a checkpoint"),
 )

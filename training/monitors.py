@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -40,6 +42,8 @@ from training.tracker import Tracker
 MEASURE_BATCH = 50
 FEWEST_OF_SPLIT = 10
 """Images; of fewer the Inception score says nothing."""
+PROMPTS_FROM = 1 << 31
+"""Number of the first prompt, which its noise comes of: no held-out sample has it."""
 
 
 class AutoencoderMonitor:
@@ -100,8 +104,11 @@ class AutoencoderMonitor:
 
 
 class DiffusionMonitor:
-    """Samples for the same held-out captions every `every` steps; the protocol's measures before training, after it
-    and, if asked for, every `measure_every` steps."""
+    """Samples for the same prompts and held-out captions every `every` steps; the protocol's measures before training,
+    after it and, if asked for, every `measure_every` steps.
+
+    prompts: the tokens int64 [L] of each of `monitor.prompts`.
+    """
 
     def __init__(
         self,
@@ -114,6 +121,7 @@ class DiffusionMonitor:
         tracker: Tracker,
         protocol: Protocol | None,
         sampler: Sampler,
+        prompts: Mapping[str, torch.Tensor],
     ) -> None:
         self.folder = folder
         self.settings = config.monitor
@@ -124,6 +132,8 @@ class DiffusionMonitor:
         )
         self.held_out = held_out
         self.sampler = sampler
+        self.prompts = prompts
+        self.looked_at = in_turns(held_out.captions, self.settings.captions_with)
         self.ranks = ranks
         self.tracker = tracker
         self.protocol = None if protocol is None else self._of_held_out(protocol)
@@ -166,24 +176,29 @@ class DiffusionMonitor:
         return bool(self.ranks.broadcast_object(found))
 
     def draw(self, step: int) -> None:
-        """Writes samples/step-….png: one picture for each of the first held-out captions."""
-        count = min(self.settings.captions, len(self.held_out))
+        """Writes samples/step-….png: one picture for each prompt, and for the first held-out captions."""
         settings = self.settings
-        pictures = self._sample(list(range(count)), self.sampler, settings.sampler_steps, settings.guidance_scale)
+        chosen = self.looked_at[: settings.captions]
+        pictures = self._sample(chosen, self.sampler, settings.sampler_steps, settings.guidance_scale)
+        if prompted := self._prompted(settings.sampler_steps):
+            pictures = torch.cat([torch.stack([*prompted.values()]), pictures])
         if self.ranks.is_main:
-            path = write_step_samples(self.folder, step, pictures, self.held_out.captions[:count])
+            captions = [*self.prompts, *(self.held_out.captions[i] for i in chosen)]
+            path = write_step_samples(self.folder, step, pictures, captions)
             self.tracker.log_pictures(step, path)
 
     def draw_gallery(self, step: int) -> None:
-        """Writes the final pictures: held-out captions at several guidance scales beside the real ones."""
-        count = min(self.settings.final_captions, len(self.held_out))
-        chosen = list(range(count))
-        steps = self.settings.final_sampler_steps
-        scales = self.settings.final_guidance_scales
-        generated = {scale: self._sample(chosen, self.sampler, steps, scale) for scale in scales}
+        """Writes the final pictures: held-out captions at several guidance scales beside the real ones, and prompts."""
+        settings, steps = self.settings, self.settings.final_sampler_steps
+        chosen = self.looked_at[: settings.final_captions]
+        generated = {
+            scale: self._sample(chosen, self.sampler, steps, scale) for scale in settings.final_guidance_scales
+        }
+        prompted = self._prompted(steps)
         if self.ranks.is_main:
             captions = [self.held_out.captions[i] for i in chosen]
-            write_final_samples(self.folder, captions, self.held_out.images[chosen], generated, step, steps)
+            real, scale = self.held_out.images[chosen], settings.guidance_scale
+            write_final_samples(self.folder, captions, real, generated, step, steps, prompted, scale)
 
     def measure(self, protocol: Protocol, step: int) -> Measured:
         """Measures by the protocol over all ranks, and writes the result below evaluation/."""
@@ -240,17 +255,41 @@ class DiffusionMonitor:
                 bar.advance(len(numbers))
                 yield Pictures(part, images)
 
+    def _prompted(self, steps: int) -> dict[str, torch.Tensor]:
+        """The picture uint8 [3, H, W] of each prompt."""
+        if not self.prompts:
+            return {}
+        inputs = {"caption": torch.stack([*self.prompts.values()])}
+        seeds = [self._seed(PROMPTS_FROM + i) for i in range(len(self.prompts))]
+        pictures = self._drawn(inputs, seeds, self.sampler, steps, self.settings.guidance_scale)
+        return dict(zip(self.prompts, pictures, strict=True))
+
     def _sample(
         self, numbers: list[int], sampler: Sampler, steps: int, guidance_scale: float, seeds: list[int] | None = None
     ) -> torch.Tensor:
+        """uint8 [N, 3, H, W]: of as many held-out samples."""
+        inputs = {name: values[numbers] for name, values in self.held_out.inputs.items()}
+        return self._drawn(inputs, seeds or [self._seed(n) for n in numbers], sampler, steps, guidance_scale)
+
+    def _seed(self, number: int) -> int:
+        return int(self.task.seed) * 2**32 + number
+
+    def _drawn(
+        self, inputs: Mapping[str, torch.Tensor], seeds: list[int], sampler: Sampler, steps: int, guidance_scale: float
+    ) -> torch.Tensor:
         height, width = self.held_out.images.shape[-2:]
-        return generate(
-            self.image_model,
-            sampler,
-            {name: values[numbers] for name, values in self.held_out.inputs.items()},
-            seeds or [self.task.seed * 2**32 + n for n in numbers],
-            self.task.first_stage.latent_shape(height, width),
-            steps,
-            guidance_scale,
-            MEASURE_BATCH,
-        )
+        latent_shape = self.task.first_stage.latent_shape(height, width)
+        return generate(self.image_model, sampler, inputs, seeds, latent_shape, steps, guidance_scale, MEASURE_BATCH)
+
+
+def in_turns(captions: Sequence[str], words: Sequence[str]) -> list[int]:
+    """The numbers of all captions: those with one of the words first, each word's next in turn, then the others.
+
+    words: words or phrases, whole and in any case. No caption comes twice, and without words they keep their order.
+    """
+    found = [
+        [i for i, caption in enumerate(captions) if re.search(rf"\b{re.escape(word)}\b", caption, re.IGNORECASE)]
+        for word in words
+    ]
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*found))
+    return list(dict.fromkeys(i for i in itertools.chain(turns, range(len(captions))) if i is not None))

@@ -72,6 +72,21 @@ def check_measurements(config: DictConfig) -> None:
         raise ConfigurationError("monitor.feature_weights", weights, "there is no such file")
 
 
+def check_looks(config: DictConfig) -> None:
+    """What a diffusion model is looked at by while it trains. Raises ConfigurationError."""
+    if config.task.name != "diffusion":
+        return
+    settings = config.monitor
+    for key in ("prompts", "captions_with"):
+        texts = settings[key]
+        if len(set(texts)) < len(texts) or not all(isinstance(text, str) and text.strip() for text in texts):
+            remedy = "it must be a list of texts, none of them twice, such as ['red heart', 'grinning face']; or []"
+            raise ConfigurationError(f"monitor.{key}", texts, remedy)
+    if settings.prompts and set(config.inputs) != {"caption"}:
+        remedy = f"the model's inputs are {sorted(config.inputs)}, and prompts make a 'caption' alone; set it to []"
+        raise ConfigurationError("monitor.prompts", settings.prompts, remedy)
+
+
 def check_keep_best(config: DictConfig) -> None:
     """Raises ConfigurationError."""
     best, key = config.checkpoint.keep_best, "checkpoint.keep_best"

@@ -24,6 +24,7 @@ def run(config: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from data.indexing import build_index
+    from data.patterns import is_folder
     from training.data_sources import BAD_SHARDS, sizes_of, urls_of, where_of
 
     missing = sorted(OmegaConf.missing_keys(config))
@@ -33,7 +34,7 @@ def run(config: DictConfig) -> None:
     if config.bad_shards not in BAD_SHARDS:
         raise ConfigurationError("bad_shards", config.bad_shards, f"choose one of {', '.join(BAD_SHARDS)}")
     urls, storage = urls_of(config.url), instantiate(config.storage)
-    if config.output is None and (not isinstance(urls, str) or urls.endswith(".tar") or set(urls) & set("{*?[")):
+    if config.output is None and not (isinstance(urls, str) and is_folder(urls)):
         raise ConfigurationError("output", None, f"url={urls} is no folder; name one for the index")
     buckets = None
     if config.buckets is not None:

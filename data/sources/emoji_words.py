@@ -124,8 +124,8 @@ def _phrase(name: str) -> str:
     if person == "family" and rest:
         return f"family with {_join_words(_members(rest.split()))}"
     for pair in ("couple with heart", "kiss"):
-        people = name.removeprefix(pair).split()
-        if name.startswith(pair) and len(people) == 2:
+        people = name.removeprefix(f"{pair} ").split()
+        if name.startswith(f"{pair} ") and len(people) == 2:
             return f"{pair}, {' and '.join(people)}"
     if name.startswith("japanese ") and name.endswith(" button"):
         return f"japanese button for {name.removeprefix('japanese ').removesuffix(' button')}"

@@ -63,6 +63,13 @@ const linearTicks = (low, high, count) => {
   for (let i = Math.ceil(low / step - 1e-9); i <= Math.floor(high / step + 1e-9); i++) ticks.push(i * step);
   return ticks;
 };
+const binaryTicks = (low, high, count) => {
+  const span = high - low;
+  if (!(span > 0)) return [low];
+  const step = 2 ** Math.ceil(Math.log2(span / count) - 1e-9), ticks = [];
+  for (let i = Math.ceil(low / step - 1e-9); i <= Math.floor(high / step + 1e-9); i++) ticks.push(i * step);
+  return ticks;
+};
 const logarithmicTicks = (low, high) => {
   const ticks = [];
   for (let d = Math.floor(Math.log10(low)); d <= Math.ceil(Math.log10(high)); d++)
@@ -210,7 +217,8 @@ class Chart {
     const path = (xs, ys) => "M" + (xs.length > 1 ? xs : [xs[0], xs[0]]).map((x, i) => at(x, ys[Math.min(i, ys.length - 1)])).join("L");
     const parts = [];
     let found = log ? logarithmicTicks(bottom, top) : [];
-    if (found.length < 2) found = linearTicks(bottom, top, this.plot.clientHeight > 260 ? 6 : 4);
+    const evenTicks = this.format === "bytes" ? binaryTicks : linearTicks;
+    if (found.length < 2) found = evenTicks(bottom, top, this.plot.clientHeight > 260 ? 6 : 4);
     const texts = atTicks(found, FORMATS[this.format]);
     for (const [i, y] of found.entries()) {
       const place = 1000 * (1 - this.up(y));
@@ -240,8 +248,11 @@ class Chart {
   // The same as _range in charts.py, of what is in view.
   values() {
     let low = Infinity, high = -Infinity;
-    for (const { line, y, means, lows, highs } of this.seen) {
+    for (const { y } of this.seen)
       for (const value of y) { if (value < low) low = value; if (value > high) high = value; }
+    const most = this.robust ? Math.max(...this.seen.map(({ y }) => quantile(y, 0.98))) : 0;
+    if (most > 0 && high > 1.5 * most) high = most;
+    for (const { line, means, lows, highs } of this.seen) {
       if (line.noisy && this.raw) {
         low = Math.min(low, quantile(lows ?? means, 0.005));
         high = Math.max(high, quantile(highs ?? means, 0.995));

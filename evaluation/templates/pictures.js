@@ -1,7 +1,7 @@
 "use strict";
 // A click on a picture, or Enter, shows it large; another, or Escape, ends that.
 {
-  const shown = ".pictures img, .timeline img";
+  const shown = ".pictures img, .prompts img, .timeline img";
   const close = () => document.querySelector(".zoom")?.remove();
   const toggle = image => {
     if (document.querySelector(".zoom")) return close();

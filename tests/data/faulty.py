@@ -140,13 +140,15 @@ def _break(connection: socket.socket) -> None:
 
 class WebServer:
     """Serves the files of a folder over HTTP, with ranges or without. authorizations: what requests came with. asked:
-    first and last byte of ranges. certificate: a .pem with its key, for HTTPS. forbidden: a path that gets 403."""
+    first and last byte of ranges. certificate: a .pem with its key, for HTTPS. statuses: what paths get in place of
+    their file, such as 403; may be changed at any time."""
 
-    def __init__(self, folder: str, ranges: bool, certificate: Path | None = None, forbidden: str = "") -> None:
+    def __init__(self, folder: str, ranges: bool, certificate: Path | None = None) -> None:
         web = self
         self.up = True
         self.authorizations: list[str | None] = []
         self.asked: list[tuple[int, int]] = []
+        self.statuses: dict[str, int] = {}
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -159,10 +161,10 @@ class WebServer:
                     self.close_connection = True
                     return
                 web.authorizations.append(self.headers.get("Authorization"))
-                if self.path == forbidden:
-                    self._send(403, b"", 0)
+                if self.path in web.statuses:
+                    self._send(web.statuses[self.path], b"", 0)
                     return
-                path = Path(folder, self.path.lstrip("/"))
+                path = Path(folder, self.path.lstrip("/").partition("?")[0])
                 if not path.is_file():
                     self._send(404, b"", 0)
                     return
@@ -202,6 +204,10 @@ class WebServer:
     @property
     def address(self) -> tuple[str, int]:
         return "127.0.0.1", self._server.server_address[1]
+
+    @property
+    def url(self) -> str:
+        return "http://{}:{}".format(*self.address)
 
     def __enter__(self) -> "WebServer":
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()

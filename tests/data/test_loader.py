@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from faulty import WebServer
 from made_files import make_png, make_tar
 from PIL import Image
 
@@ -248,6 +249,26 @@ def test_a_shard_that_ends_early_and_one_that_is_gone(shards: Callable[..., str]
     (folder / "00002.tar").write_bytes(data[: len(data) // 2])
     reasons = {(fault.reason, Path(fault.url).name) for batch in take(loader, 12) for fault in batch.faults}
     assert reasons == {("missing", "00001.tar"), ("truncated", "00002.tar")}
+
+
+def test_a_refused_shard_is_a_bad_one_unless_all_are(shards: Callable[..., str]) -> None:
+    """S3 says 403 of what isn't there to those who may not list."""
+    folder = shards(4, 4, 4)
+    with WebServer(folder, True) as server:
+        names = [f"/0000{n}.tar" for n in range(3)]
+        index = Index.load([f"{server.url}{name}" for name in names], Storage())
+        server.statuses[names[1]] = 403
+
+        def loader(**options: Any) -> Loader:
+            return Loader([IndexedSource(index)], Storage(), 7, 8, INPUTS, 8, 2, max_bad_share=1.0, **options)
+
+        faults = [fault for batch in take(loader(), 6) for fault in batch.faults]
+        assert {(fault.reason, fault.url) for fault in faults} == {("refused", f"{server.url}{names[1]}")}
+        with pytest.raises(DataError, match=r"00001\.tar is not what was indexed \(refused"):
+            take(loader(replace_bad_shards=False), 6)
+        server.statuses |= dict.fromkeys(names, 403)
+        with pytest.raises(DataError, match=r"20 others in its place are bad, .*: 403"):
+            take(loader(), 1)
 
 
 class Repeated:

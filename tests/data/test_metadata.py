@@ -29,7 +29,7 @@ WHERES: list[dict[str, dict[str, Any]]] = [
     {"NSFW": {"not_among": ["NSFW"], "unknown": "keep"}},
     {"aspect": {"at_least": 0.5, "at_most": 1.5}, "shorter_side": {"at_least": 120}},
     {"watermark": {"at_most": 3}, "similarity": {"at_least": 0.1}},
-    {"caption": {"not_among": ["picture 3"]}, "safe": {"among": [True]}},
+    {"caption": {"not_among": ["picture 3"]}, "safe": {"among": [1]}},
 ]
 
 

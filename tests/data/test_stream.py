@@ -1,3 +1,4 @@
+import errno
 import os
 import pickle
 import shutil
@@ -12,7 +13,7 @@ import pytest
 from faulty import FaultyProxy, WebServer
 
 from data import stream
-from data.errors import DataError, NotFound, StoreUnavailable
+from data.errors import DataError, NotFound, Refused, StoreUnavailable
 from data.store import EmbeddedStore
 from data.stream import Storage
 from data.traffic import Traffic
@@ -171,8 +172,84 @@ def test_expand(tmp_path: Path) -> None:
     assert expand([f"{folder}/b?.tar", f"{folder}/{{a1,a2}}.tar"]) == [f"{folder}/{n}.tar" for n in ("b1", "a1", "a2")]
     assert expand(folder) == [f"{folder}/{name}.tar" for name in ("a1", "a2", "b1")]
     assert expand(f"{folder}/none") == []
-    (tmp_path / "list.txt").write_text(f"a2.tar  # the second\n\n# none\n{folder}/x{{1..2}}.tar\nb?.tar\n")
-    assert expand(f"{folder}/list.txt") == [f"{folder}/{name}.tar" for name in ("a2", "x1", "x2", "b1")]
+    (tmp_path / "list.txt").write_text(f"a2.tar  # the second\n\n# none\n{folder}/x{{1..2}}.tar\nb?.tar\nsub/c.tar\n")
+    assert expand(f"{folder}/list.txt") == [f"{folder}/{name}.tar" for name in ("a2", "x1", "x2", "b1", "sub/c")]
+
+
+def test_a_query_is_no_pattern(tmp_path: Path) -> None:
+    (tmp_path / "0.tar").write_bytes(b"0123456789")
+    (tmp_path / "list.txt").write_text("0.tar?download=true")
+    with WebServer(str(tmp_path), True) as server:
+        for url in (f"{server.url}/{{0..0}}.tar?download=true", f"{server.url}/list.txt?download=a/b"):
+            assert Storage().check(url) == [f"{server.url}/0.tar?download=true"]
+        assert Storage(block_bytes=4).read(f"{server.url}/0.tar?download=true", 2, 4) == b"23"
+
+
+def test_patterns_of_folders_are_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("*/0.tar")
+    for url in (f"{tmp_path}/*/0.tar", "s3://bucket/a?/*.tar", f"{tmp_path}/list.txt"):
+        with pytest.raises(DataError, match=r"are for the last part of a URL alone"):
+            Storage().check(url)
+
+
+def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
+    real, linked = tmp_path / "real", tmp_path / "linked"
+    (real / "inner").mkdir(parents=True)
+    linked.mkdir()
+    for name in ("a.tar", "inner/b.tar"):
+        (real / name).touch()
+    (linked / "a.tar").symlink_to(real / "a.tar")
+    (linked / "folder").symlink_to(real)
+    (linked / "broken.tar").symlink_to(real / "gone.tar")
+    (linked / "self.tar").symlink_to(linked / "self.tar")
+    (real / "inner" / "loop").symlink_to(linked)
+    assert Storage().check(str(linked)) == [f"{linked}/a.tar"]
+    names = ("a.tar", "folder/a.tar", "folder/inner/b.tar")
+    assert Storage().list(str(linked), below=True) == [f"{linked}/{name}" for name in names]
+    assert Storage().list(f"file://{linked}") == [f"file://{linked}/a.tar"]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "says"),
+    [
+        (errno.ENOSPC, StoreUnavailable, "The disk is full: make room"),
+        (errno.EEXIST, DataError, "is there a file in place of a folder"),
+        (errno.EISDIR, DataError, "is there a file in place of a folder"),
+        (errno.EACCES, Refused, "Permission denied"),
+    ],
+)
+def test_what_a_disk_says_is_not_asked_again(
+    number: int, kind: type[DataError], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = OSError(number, os.strerror(number))
+    monkeypatch.setattr(stream, "write_atomically", lambda *_: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waited"))
+    with pytest.raises(kind, match=says):
+        Storage().write(str(tmp_path / "file"), b"")
+
+
+def test_a_server_without_ranges_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(2):
+        (tmp_path / f"{number}.tar").write_bytes(b"0123456789")
+    for ranges in (True, False):
+        with WebServer(str(tmp_path), ranges) as server:
+            storage = Storage(block_bytes=4, cache_bytes=64)
+            assert [storage.read(f"{server.url}/{n % 2}.tar", n, n + 2) for n in range(4)] == [
+                b"01",
+                b"12",
+                b"23",
+                b"34",
+            ]
+            told = [record.getMessage() for record in caplog.records if "answers ranges" in record.getMessage()]
+            assert len(told) == (0 if ranges else 1) and all(server.url in message for message in told)
+
+
+def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"cache_folder=.*file/cache cannot be made: .*Name a folder on a local disk"):
+        Storage(cache_folder=str(tmp_path / "file" / "cache")).check_cache_folder()
+    Storage(cache_folder=str(tmp_path / "cache")).check_cache_folder()
+    assert (tmp_path / "cache").is_dir()
 
 
 def test_a_copy_for_another_process_starts_afresh(flaky: Callable[..., Flaky]) -> None:
@@ -255,7 +332,8 @@ def test_what_a_web_server_says_is_told_from_what_is_not_there(tmp_path: Path) -
     (tmp_path / "0.tar").write_bytes(b"0123456789")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "1.tar").write_bytes(b"1")
-    with WebServer(str(tmp_path), True, forbidden="/0.tar") as server:
+    with WebServer(str(tmp_path), True) as server:
+        server.statuses["/0.tar"] = 403
         address = "http://{}:{}".format(*server.address)
         assert Storage().check(f"{address}/folder/{{1..2}}.tar") == [f"{address}/folder/{n}.tar" for n in (1, 2)]
         assert not Storage().exists(f"{address}/2.tar")

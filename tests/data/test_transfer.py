@@ -154,6 +154,15 @@ def test_a_folder_goes_with_all_that_is_in_it(
     assert place == "store" or not (tmp_path / "folder").exists()
 
 
+def test_what_links_lead_to_stays(only_one: Transfers, tmp_path: Path) -> None:
+    for name in ("kept", "removed"):
+        (tmp_path / name).mkdir()
+    made(tmp_path / "kept", 10)
+    (tmp_path / "removed" / "link").symlink_to(tmp_path / "kept")
+    only_one.remove_below(str(tmp_path / "removed"))
+    assert not (tmp_path / "removed").exists() and list((tmp_path / "kept").iterdir())
+
+
 def test_whether_one_may_write_is_tried(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     Transfers().check_writable(f"{store.url}/new/place")
     assert not Transfers().exists(f"{store.url}/new/place/{PROBE}")

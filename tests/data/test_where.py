@@ -55,6 +55,10 @@ def test_what_is_no_number_is_unknown(value: object) -> None:
         ({"a": {"at_least": "x"}}, "a.at_least=x: it must be a number"),
         ({"a": {"more_than": 3}}, "a.more_than=3: no such condition; choose one of at_least"),
         ({"a": {"among": "x"}}, "a.among=x: it must be a list"),
+        (
+            {"LANGUAGE": {"among": ["en", False]}},
+            "YAML takes no, off, yes and on for false and true: put texts in quotes",
+        ),
         ({"a": {"at_least": 1, "unknown": "maybe"}}, "a.unknown=maybe: choose one of keep, drop"),
     ],
 )
@@ -108,6 +112,13 @@ def test_what_is_left_out_is_counted(folder: str, tmp_path: Path, caplog: pytest
     assert "15 samples in 3 shards; left out: 15 by similarity" in caplog.text
     with pytest.raises(DataError, match="0 samples in 3 shards; left out: 30 by similarity"):
         build_index(folder, str(tmp_path / "none"), Storage(), Where({"similarity": {"at_least": 100}}))
+
+
+def test_a_field_that_no_sample_has_is_named(folder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("similarity", "similarty"):
+        build_index(folder, str(tmp_path / name), Storage(), Where({name: {"at_least": 0, "unknown": "keep"}}))
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["no sample has the field 'similarty' that a condition is about: check its name"]
 
 
 def test_other_conditions_in_the_same_folder_are_another_index(folder: str, tmp_path: Path) -> None:

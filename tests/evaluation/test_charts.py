@@ -13,6 +13,7 @@ from evaluation.charts import (
     DRAWN_BUCKETS,
     Chart,
     Line,
+    binary_ticks,
     draw,
     extent,
     linear_ticks,
@@ -40,6 +41,34 @@ def test_linear_ticks_are_few_round_and_inside(low: float, high: float) -> None:
     slack = 1e-9 * max(abs(low), abs(high))
     assert all(low - slack <= tick <= high + slack for tick in ticks)
     assert ticks == sorted(set(ticks))
+
+
+@pytest.mark.parametrize("high", [3.0, 700.0, 12.4 * 2**20, 162.0 * 2**20, 1.3 * 2**30, 900.0 * 2**40])
+def test_ticks_of_bytes_are_few_and_round(high: float) -> None:
+    ticks = binary_ticks(0.0, high, 4)
+    assert 3 <= len(ticks) <= 5 and ticks[0] == 0 and ticks[-1] <= high
+    assert all(len(size(tick)) <= len("1.25 GiB") for tick in ticks)
+    assert math.log2(ticks[1]).is_integer()
+
+
+def test_an_axis_of_bytes_has_round_numbers() -> None:
+    html = drawn(Chart("bytes", [Line("a", series([0.0, 12e6]))], format="bytes", zero_based=True))
+    assert all(f">{label}</span>" in html for label in ("0 B", "4 MiB", "8 MiB"))
+
+
+def test_a_first_step_does_not_press_a_robust_axis_flat() -> None:
+    """What lies beyond the axis is told, and an axis without such a step is as it always was."""
+    values = [3.0, *(0.4 + 0.001 * i for i in range(99))]
+    lines = [Line("step", series(values)), Line("data", series([v / 10 for v in values]))]
+    html = drawn(Chart("seconds", lines, format="seconds", zero_based=True, robust=True))
+    assert "axis cut, values go up to 3 s" in html
+    assert all(0 <= y <= 1000 for _, y in coordinates(html))
+    ordinary = [y for _, y in coordinates(html)[1:100]]
+    assert max(ordinary) < 250  # near the top, as 0.4 s is of 0.5
+    long = Line("step", series([3.0, *[0.4] * 10 * DRAWN_BUCKETS]))  # a bucket's mean is less than what was measured
+    assert "go up to 3 s" in drawn(Chart("seconds", [long], format="seconds", zero_based=True, robust=True))
+    assert "axis cut" not in drawn(Chart("seconds", lines, format="seconds", zero_based=True))
+    assert "axis cut" not in drawn(Chart("seconds", [Line("a", series(values[1:]))], zero_based=True, robust=True))
 
 
 def test_logarithmic_ticks() -> None:

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from evaluation.panels import DRAWN_DECILES, GROUPS, format_of, groups, panels, title
+from evaluation.charts import COLOURS
+from evaluation.panels import DRAWN_DECILES, GROUPS, SHARES, format_of, groups, panels, title
+from evaluation.results import Result
 from evaluation.run_metrics import Series
 from evaluation.run_record import RunRecord
 
@@ -64,6 +66,42 @@ def test_many_ranks_are_told_by_the_two_that_bound_them() -> None:
 def test_a_single_point_is_no_chart() -> None:
     assert groups([record("a", ["train/loss"], points=1)]) == []
     assert groups([record("a", ["eval/psnr"], points=2)]) == []  # two looks are a table's business
+
+
+def ranks_in_turn(name: str, points: int, ranks: int) -> RunRecord:
+    found = record(name, ["speed/slowest_rank"], points)
+    found.metrics["speed/slowest_rank"] = Series(np.arange(points), np.arange(points) % ranks * 1.0)
+    return found
+
+
+def test_of_the_slowest_rank_shares_are_drawn() -> None:
+    [group] = groups([ranks_in_turn("a", 400, 2)])
+    [chart] = group.charts
+    assert [line.name for line in chart.lines] == ["rank0", "rank1"] and chart.format == "percent"
+    for line in chart.lines:
+        assert line.series.values == pytest.approx(0.5) and len(line.series.steps) == SHARES
+    [group] = groups([ranks_in_turn("a", 4000, 100)])
+    assert len(group.charts[0].lines) == COLOURS
+    [group] = groups([ranks_in_turn("a", 400, 2), ranks_in_turn("b", 400, 1)])
+    assert [(line.name, line.series.last) for line in group.charts[0].lines] == [("a", 0.5), ("b", 1.0)]
+    assert groups([ranks_in_turn("a", SHARES, 2)]) == []  # too few to have a share of
+
+
+def measured(step: int, frechet: float) -> Result:
+    return Result(step, "ema", {"name": "openmoji"}, "h", {"frechet_name": "Distance", "frechet": frechet}, 1.0, [], {})
+
+
+def test_evaluation_shows_distances_once_and_seconds_never_alone() -> None:
+    """The metric of monitors and the results that they wrote are the same numbers."""
+    run = record("a", ["eval/net_frechet", "eval/seconds", "data/retries"], points=4)
+    run.metrics["eval/net_frechet"] = Series(np.arange(4), np.array([4.0, 3.0, 2.0, 1.0]))
+    results = [measured(step, 4.0 - step) for step in range(4)]
+    found = {group.title: [chart.title for chart in group.charts] for group in groups([run], [results])}
+    assert list(found) == ["Evaluation", "Data"]
+    assert found["Evaluation"] == ["Distance", "Seconds"]
+    found = {group.title: [chart.title for chart in group.charts] for group in groups([run])}
+    assert found["Evaluation"] == ["Net frechet", "Seconds"]
+    assert groups([record("a", ["eval/seconds"])]) == []
 
 
 def test_names_become_words_and_formats() -> None:

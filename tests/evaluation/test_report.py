@@ -15,8 +15,9 @@ from torch import Tensor
 from evaluation import report
 from evaluation.gallery import write_final_samples, write_step_samples
 from evaluation.report import write_report
+from evaluation.report_tiles import MOST_ACROSS, layout
 from evaluation.results import Result, write_result
-from training.starts import STARTS, begin
+from training.starts import STARTS, Start, begin
 
 EVIL = "<script>alert('x')</script> & \"friends\""
 
@@ -74,7 +75,16 @@ def run(tmp_path: Path) -> Path:
     (folder / "attribution.txt").write_text("Drawings by somebody, CC BY-SA 4.0\n")
     for step in (0, 60, 120):
         write_step_samples(folder, step, pictures(4), ["one", "two", EVIL, "four"])
-    write_final_samples(folder, ["flag", EVIL], pictures(2), {1.0: pictures(2), 3.0: pictures(2)}, 120, 50)
+    write_final_samples(
+        folder,
+        ["flag", EVIL],
+        pictures(2),
+        {1.0: pictures(2), 3.0: pictures(2)},
+        120,
+        50,
+        {"red heart": pictures(1)[0], EVIL: pictures(1)[0]},
+        4.0,
+    )
     write_result(folder, result(0, 400.0))
     write_result(folder, result(120, 100.0))
     return folder
@@ -102,8 +112,32 @@ def test_page_shows_what_lies_in_the_folder(run: Path) -> None:
     assert "hunter2" not in text
     assert "data-metric='train/loss_decile_*'" in text
     assert "data-metric='train/loss_decile_0'" not in text  # drawn together, not each alone
-    # 2 captions x (real + 2 scales), and 3 rows of step samples
-    assert len(Page(text).sources) == 2 * 3 + 3
+    # 2 captions x (real + 2 scales), 2 prompts, and 3 rows of step samples
+    assert len(Page(text).sources) == 2 * 3 + 2 + 3
+    assert 'alt="generated, guidance 4: red heart"' in text
+
+
+def test_time_that_a_run_was_stopped_does_not_count(run: Path) -> None:
+    assert "Where the time went" not in write_report(run).read_text()
+    starts = [
+        Start(1, 1e9, None, None, ["here"], 2, "", 0, 1e9, 1e9 + 60, "stopped", None, 60),
+        Start(2, 1e9 + 7260, None, None, ["here"], 2, "", 60, 1e9 + 7260, 1e9 + 7320, "finished", None, 120),
+    ]
+    (run / "starts.jsonl").write_text("".join(json.dumps(asdict(start)) + "\n" for start in starts))
+    text = write_report(run).read_text()
+    assert '<a href="#time">Where the time went</a>' in text
+    assert '<td>stopped</td><td class="number">2 h 00 min</td><td class="number">not counted</td>' in text
+    assert "<dt>Goodput</dt><dd>98 %<small>1 restart, 2 h 00 min stopped</small>" in text
+    assert "queue" not in text
+
+
+@pytest.mark.parametrize("count", range(1, 25))
+@pytest.mark.parametrize("big", [0, 1, 3])
+def test_tiles_fill_their_rows(count: int, big: int) -> None:
+    shown = [{"big": i < big} for i in range(max(count, big))]
+    found = layout(shown)
+    cells = found["first"] + sum(2 if tile["big"] else 1 for tile in shown[1:])
+    assert cells % found["columns"] == 0 and found["first"] <= found["columns"] <= MOST_ACROSS
 
 
 def test_results_of_different_protocols_are_never_compared(run: Path) -> None:

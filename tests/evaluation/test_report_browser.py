@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from evaluation.charts import binary_ticks
 from evaluation.numbers import FORMATS
 from evaluation.report import write_report
 from evaluation.report_comparison import write_comparison
@@ -29,7 +30,8 @@ def write_run(folder: Path, steps: int, level: float, every: int = 1) -> Path:
             "step": s, "images_seen": 32 * s, "time": 1e9 + 2 * s, "train/learning_rate": 1e-4 * (1 - s / steps / 2),
             "train/loss": math.exp(-9 * s / steps) + level + 0.2 * level * math.sin(s * s),
             **{f"train/loss_decile_{i}": math.exp(-i - 3 * s / steps) for i in range(10)},
-            **{f"memory/rank{i}_gib": 1.5 + i / 10 for i in range(2)}, "speed/step_seconds": 2.0, "odd/<b>name</b>": s,
+            **{f"memory/rank{i}_gib": 1.5 + i / 10 for i in range(2)}, "odd/<b>name</b>": s,
+            "speed/step_seconds": 40.0 if s == 1 else 2.0,
         }
         for s in range(1, steps + 1, every)
     ]  # fmt: skip
@@ -86,6 +88,19 @@ def test_numbers_are_written_as_in_python(page_of_one: Path, tmp_path: Path) -> 
         for name, form in FORMATS.items():
             found = await page.value(f"{json.dumps(NUMBERS)}.map(FORMATS.{name})")
             assert found == [form(value) for value in NUMBERS], name
+        for high in (3.0, 700.0, 12.4 * 2**20, 162.0 * 2**20):
+            assert await page.value(f"binaryTicks(0, {high}, 4)") == binary_ticks(0, high, 4)
+
+    visit(page_of_one, tmp_path, look)
+
+
+def test_a_robust_axis_is_cut_as_in_python(page_of_one: Path, tmp_path: Path) -> None:
+    assert "axis cut, values go up to 40 s" in page_of_one.read_text()
+
+    async def look(page: browser.Page) -> None:
+        drawn = "(chart => { chart.draw(); return chart.values(); })"
+        found = await page.value(f"{drawn}(charts.find(chart => chart.figure.dataset.metric === 'speed/step_seconds'))")
+        assert found == [0, pytest.approx(2.1), False]
 
     visit(page_of_one, tmp_path, look)
 

@@ -65,7 +65,7 @@ def test_results_are_compared_within_a_protocol_only(make: Callable[..., Path]) 
 def test_pictures_of_common_captions_stand_together(make: Callable[..., Path]) -> None:
     folders = [make("a", 0.1), make("b", 0.2)]
     for folder, captions in zip(folders, (["shared", EVIL, "only-of-a"], ["shared", EVIL, "only-of-b"]), strict=True):
-        write_final_samples(folder, captions, pictures(3), {1.0: pictures(3), 3.0: pictures(3)}, 40, 50)
+        write_final_samples(folder, captions, pictures(3), {1.0: pictures(3), 3.0: pictures(3)}, 40, 50, {}, 3.0)
         for step in range(10):
             write_step_samples(folder, step, pictures(2), ["one", "two"])
     page = Page(text := write_comparison(folders).read_text())

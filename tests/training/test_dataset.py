@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from data.errors import DataError
+from data.index import Index
+from data.indexing import build_index
 from data.stream import Storage
 from tests.training.runs import composed
 from training.dataset import make_ready, note_data, training_sources
@@ -104,3 +106,38 @@ def test_buckets_are_part_of_what_the_order_follows_from(
         note_data(sources, config, resumed=True)
         told.append("the order of samples is another one" in caplog.text)
     assert told == [False, False, True]
+
+
+def test_a_run_keeps_to_the_index_that_it_began_with(tiny_diffusion: list[str], bare: Path, tmp_path: Path) -> None:
+    """Also where its source has one, which others write again: else a resumed run would have another order."""
+    build_index(str(bare), str(bare), Storage())
+    config = composed([*tiny_diffusion, f"data.train={bare}", f"run.folder={tmp_path / 'run'}"])
+    make_ready(config)
+    [before] = training_sources(config, Storage())
+    shutil.copy(bare / "00000.tar", bare / "added.tar")
+    build_index(Storage().check(str(bare)), str(bare), Storage())
+    make_ready(config)
+    [after] = training_sources(config, Storage())
+    assert after.index.fingerprint == before.index.fingerprint and _all(after.index) == _all(before.index)
+    own = list((tmp_path / "run" / "index").rglob("*"))
+    assert not [path for path in own if path.suffix == ".npz"], "offsets stay where they are"
+    assert len(Index.load(str(bare), Storage())) == 76
+
+
+def test_a_run_tells_what_its_index_leaves_out(
+    tiny_diffusion: list[str], bare: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (bare / "bad.tar").write_bytes(b"no tar")
+    build_index(str(bare), str(bare), Storage())
+    caplog.clear()
+    make_ready(composed([*tiny_diffusion, f"data.train={bare}", f"run.folder={tmp_path / 'run'}"]))
+    assert f"data.train={bare}: its index leaves out 1 shards" in caplog.text and "bad.tar" in caplog.text
+
+
+def test_a_cache_folder_that_cannot_be_made_is_told_before_ranks_start(
+    tiny_diffusion: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    cache = f"data.storage.cache_folder={tmp_path}/file/cache"
+    with pytest.raises(DataError, match=r"cache_folder=.*/file/cache cannot be made"):
+        make_ready(composed([*tiny_diffusion, cache, f"run.folder={tmp_path / 'run'}"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
+from data.sources import HELD_OUT
+from data.sources.openmoji import OpenMoji
 from evaluation.compare import differences
 from evaluation.features import FeatureNetwork
+from evaluation.gallery import read_final_samples, read_step_samples
 from evaluation.metrics.psnr import psnr
 from evaluation.metrics.ssim import ssim
 from evaluation.pictures import to_uint8
@@ -24,6 +28,7 @@ from training.checkpoint_files import Reader, read_weights
 from training.dataset import held_out_samples
 from training.distributed import Distributed
 from training.fit import train_and_report
+from training.monitors import in_turns
 
 MEASURED = ("monitor.protocol=openmoji", "monitor.measure_every=2", "monitor.every=3")
 FRECHET = "eval/efficientnet_lite0_frechet"
@@ -63,6 +68,45 @@ def test_what_is_logged_of_a_first_stage_is_how_it_reconstructs_all_held_out_pic
     assert row["step"] == 3
     assert row["eval/psnr"] == pytest.approx(psnr(made, images).mean().item(), abs=1e-3)
     assert row["eval/ssim"] == pytest.approx(ssim(made, images).mean().item(), abs=1e-4)
+
+
+def test_captions_with_words_come_first_in_turn_and_all_of_them_once() -> None:
+    captions = ["hook", "Old man", "flag of chad", "surface", "flag of mali", "a man, a face", "mouse face", "woman"]
+    shown = [captions[i] for i in in_turns(captions, ["face", "man", "flag of"])]
+    assert shown[:4] == ["a man, a face", "Old man", "flag of chad", "mouse face"]
+    assert shown[4:] == ["flag of mali", "hook", "surface", "woman"]
+    assert in_turns(captions, []) == list(range(len(captions)))
+    assert in_turns(["", ""], ["face"]) == [0, 1]  # a model without captions
+
+
+def test_prompts_are_looked_at_beside_held_out_captions(
+    tiny_diffusion: list[str], tmp_path: Path, on_ranks: OnRanks
+) -> None:
+    """In every look and at the end, each with noise of its own."""
+    prompts = ["red heart", "grinning face"]
+    on_ranks(1, work, [*tiny_diffusion, "monitor.every=3", f"monitor.prompts=[{','.join(prompts)}]"], tmp_path)
+    gallery = read_final_samples(tmp_path)
+    assert gallery is not None and (list(gallery.prompts), gallery.prompts_scale) == (prompts, 3.0)
+    drawn = [*gallery.prompts.values(), *(row.generated[3.0] for row in gallery.rows)]
+    assert len({path.read_bytes() for path in drawn}) == len(prompts) + 2
+    columns = [*prompts, *(row.caption for row in gallery.rows)]
+    assert [(look.step, look.captions) for look in read_step_samples(tmp_path)] == [(0, columns), (3, columns)]
+
+
+def test_the_demo_looks_at_people_faces_flags_hearts_and_colours() -> None:
+    """Of its held-out set and in its prompts; OpenMoji's held-out captions name no colour and no single heart."""
+    settings = composed(["experiment=demo"]).monitor
+    source = OpenMoji(size=8)
+    held_out = [named.caption for key, (_, named) in source._drawings.items() if source.split(key) == HELD_OUT]
+    shown = [held_out[i] for i in in_turns(held_out, settings.captions_with)[: settings.final_captions]]
+    for word in ("face", "man", "woman", "flag of"):
+        assert sum(re.search(rf"\b{word}\b", caption) is not None for caption in shown) >= 2, (word, shown)
+        assert any(re.search(rf"\b{word}\b", caption) for caption in shown[: settings.captions])
+    asked = re.findall(r"\w+", " ".join(settings.prompts))
+    assert {"heart", "face", "flag", "woman", "man"} <= set(asked)
+    assert {"red", "green", "yellow", "blue"} <= set(asked)
+    train = {named.caption for key, (_, named) in source._drawings.items() if source.split(key) != HELD_OUT}
+    assert set(settings.prompts) <= train  # words that the demo can know
 
 
 @pytest.mark.slow  # the network of features looks five times

@@ -39,6 +39,7 @@ def test_what_cannot_be_is_one_message(
         ([], "url=???: "),
         ([f"url={tmp_path}"], "error: no shard (*.tar) matches"),
         ([pattern], "output=null: "),
+        ([f"url={squares}/shards.txt"], "is no folder; name one for the index"),
         ([f"url={squares}/train", "bad_shards=skip"], "bad_shards=skip: choose one of replace, error"),
         ([f"url={squares}/train", "where={width:{atleast:3}}"], "where.width.atleast=3: no such condition"),
         ([f"url={squares}/train", "buckets=3"], "buckets=3: give {image_size: 512, step: 64"),

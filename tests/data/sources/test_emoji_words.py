@@ -41,6 +41,7 @@ from data.sources.emoji_words import words
             "kiss, woman and man",
         ),
         ("💋", ":kiss_mark:", "kiss mark", "kiss mark"),
+        ("😗", ":kissing_face:", "kissing face", "kissing face"),
         ("🎊", ":confetti_ball:", "confetti ball", "confetti ball"),
         (
             "👪",

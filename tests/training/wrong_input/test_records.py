@@ -33,6 +33,15 @@ RECORDS = {
         "checkpoint.every=100",
         "a multiple of monitor.measure_every=30",
     ),
+    "a prompt twice": Wrong(
+        ("monitor.prompts=[red heart,red heart]",), "monitor.prompts=['red heart', 'red heart']", "none of them twice"
+    ),
+    "a prompt that is no text": Wrong(("monitor.prompts=[7]",), "monitor.prompts=[7]", "a list of texts"),
+    "a prompt for a model without captions": Wrong(
+        ("monitor.prompts=[sun]", "~inputs.caption"), "monitor.prompts=['sun']", "the model's inputs are []"
+    ),
+    "captions with nothing": Wrong(("monitor.captions_with=['']",), "monitor.captions_with=['']", "a list of texts"),
+    "looks at no caption": Wrong(("monitor.captions=0",), "monitor.captions=0", "at least 1"),
     "measured by nothing": Wrong(("monitor.measure_every=5",), "monitor.protocol=null", "needs one of conf/protocol"),
     "measured never": Wrong(
         ("monitor.protocol=openmoji", "monitor.measure_every=0"), "monitor.measure_every=0", "at least 1"
