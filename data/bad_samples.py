@@ -39,7 +39,8 @@ class BadSamples:
             count = self.counts[fault.reason]
             if count <= _LOGGED_FAULTS:
                 last = "; further ones are counted only" if count == _LOGGED_FAULTS else ""
-                log.warning("bad sample (%s): %s in %s, replaced%s", fault.reason, fault.key, fault.url, last)
+                told = f"{fault.key} in {fault.url}, replaced" + (f"; {fault.detail}" if fault.detail else "")
+                log.warning("bad sample (%s): %s%s", fault.reason, told, last)
         total = self.counts.total()
         if self.seen >= _JUDGED_SAMPLES and total > self.max_share * self.seen:
             last_fault = faults[-1] if faults else "in an earlier batch"

@@ -16,12 +16,17 @@ _SMALL_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A sample that could not be used and was replaced. reason: one of data.transforms.REASONS."""
+    """A sample that could not be used and was replaced.
+
+    reason: one of data.transforms.REASONS. url: of its shard. number: where in the order it was wanted. detail: more
+    about the reason, one line for people.
+    """
 
     reason: str
     url: str
     key: str
     number: int
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

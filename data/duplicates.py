@@ -32,12 +32,25 @@ def _cosines() -> NDArray[np.float64]:
 _COSINES = _cosines()
 
 
-def exact_duplicates(sha256: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which rows of uint8 [N, 32] have been there before: bool [N]."""
-    _, first = np.unique(sha256, axis=0, return_index=True)
-    duplicate = np.ones(len(sha256), dtype=np.bool_)
-    duplicate[first] = False
+def exact_duplicates(digests: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which rows of uint64 [N, 2] have been there before: bool [N]."""
+    order = np.lexsort(digests.T)  # equal ones stay in their order
+    same = np.ones(max(len(digests) - 1, 0), dtype=np.bool_)
+    for column in digests.T:
+        same &= column[order[1:]] == column[order[:-1]]
+    duplicate = np.zeros(len(digests), dtype=np.bool_)
+    duplicate[order[1:][same]] = True
     return duplicate
+
+
+def earlier_ones(values: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """Of uint64 [N], how many before each are equal to it: uint32 [N]."""
+    order = np.argsort(values, kind="stable")
+    is_first = np.append(True, values[order[1:]] != values[order[:-1]])[: len(values)]
+    places = np.arange(len(values), dtype=np.uint32)
+    earlier = np.empty_like(places)
+    earlier[order] = places - np.maximum.accumulate(places * is_first)
+    return earlier
 
 
 def near_duplicates(hashes: NDArray[np.uint64], bits: int) -> NDArray[np.bool_]:

@@ -3,9 +3,8 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,13 @@ from numpy.typing import NDArray
 
 from data.contact_sheet import contact_sheet, evenly
 from data.errors import DataError
+from data.index import INDEX_NAME
 from data.processes import work_through
 from data.shard_writer import write_index, write_shard
 from data.share import Share
-from data.sources import LeftOut, Sample, Source
+from data.sources import HELD_OUT, LeftOut, Sample, Source
 from data.stream import Storage, join
-from data.survey import Choice, Criteria, Survey, choose, survey
+from data.survey import Choice, Criteria, Survey, choose, digest_of, histograms, survey
 from data.transforms import BadSample
 
 log = logging.getLogger(__name__)
@@ -26,8 +26,8 @@ MANIFEST_NAME = "manifest.json"
 CONTACT_SHEET_NAME = "contact_sheet.html"
 WORK_FOLDER = "preparation"
 _VERSION = 2
-_SIDES = (64, 128, 256, 512, 1024, 2048)
-_ASPECTS = (0.5, 0.75, 0.95, 1.05, 1.34, 2.0)
+_NOTES_VERSION = 2
+_FEW = 5  # held-out samples: of a share that makes so many, hashes choose none once in 150 times
 
 
 def prepare(
@@ -50,7 +50,9 @@ def prepare(
     preparation that was cut short goes on there. The same source gives the same bytes, over any number of processes and
     of tasks (see Share), however often they were stopped. A process holds one shard in memory, twice.
 
-    Raises DataError when `url` holds a complete data set of other content, and when no candidate becomes a sample.
+    Where candidates have the same key, ~2 stands behind that of the second one, and so on, whichever of them are left
+    out. Nothing of others is written over: raises DataError when `url` holds what another preparation wrote, or shards
+    of whoever else where these would be; and when no candidate becomes a sample.
     """
     if samples_per_shard < 1:
         raise DataError(f"samples_per_shard={samples_per_shard} must be at least 1")
@@ -64,28 +66,33 @@ def prepare(
     }
     manifest_url = join(url, MANIFEST_NAME)
     if storage.exists(manifest_url):
-        return _existing(manifest_url, wanted, storage)
+        return _existing(manifest_url, wanted, source, storage)
     if not len(source):
         raise DataError(f"{source.name} has no picture: check its settings")
     work = _Work(source, url, storage, samples_per_shard, criteria, wanted)
-    _share(work.look, work.starts, work.survey_url, work, share, processes, "looking", "chunk")
-    surveys = [Survey.from_bytes(storage.read(note), note) for note in map(work.survey_url, work.starts)]
-    found = Survey.together(surveys)
+    _check_place(work)
+    _share(work.look, work.starts, lambda start: [work.survey_url(start)], work, share, processes, "looking", "chunk")
+    notes = map(work.survey_url, work.starts)
+    found = Survey.together((Survey.from_bytes(storage.read(note), note) for note in notes), len(source))
     choice = choose(found, source.splits, criteria)
-    _report(choice, source)
+    named = _named(choice, source)
+    _report(choice, named, source)
     shards = list(_shards(choice, found, samples_per_shard))
-    _share(work.write, shards, work.shard_url, work, share, processes, "writing", "shard")
-    return _finish(work, shards, found, choice)
+    sizes = histograms(found.rows["size"][found.kept])
+    del found  # of all candidates
+    _share(work.write, shards, work.shard_urls, work, share, processes, "writing", "shard")
+    return _finish(work, shards, choice, {"dropped_examples": named, "sizes": sizes})
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """One that is to be written. positions, sha256: of its samples in the source, and of their pictures."""
+    """One that is to be written. positions, repeats, sha256: of its samples, as Choice and ROW have them."""
 
     split: str
     number: int
     positions: NDArray[np.int64]
-    sha256: NDArray[np.uint8]
+    repeats: NDArray[np.uint32]
+    sha256: NDArray[np.uint64]
 
 
 class _Work:
@@ -108,15 +115,17 @@ class _Work:
         self.wanted = wanted
         self.starts = range(0, len(source), samples_per_shard)
         # part of the notes' names, so that those of another preparation are never taken for this one's
-        self.digest = hashlib.sha256(_json([wanted, len(source)])).hexdigest()[:12]
+        self.digest = hashlib.sha256(_json([wanted, len(source), _NOTES_VERSION])).hexdigest()[:12]
 
     def survey_url(self, start: int) -> str:
         """The note of a look at the candidates from `start` on."""
         return join(self.url, f"{WORK_FOLDER}/survey-{start // self.samples_per_shard:05d}-{self.digest}.npz")
 
-    def shard_url(self, shard: _Shard) -> str:
-        """The note that a shard is written: what an index lists of it."""
-        return join(self.url, f"{WORK_FOLDER}/{shard.split}-{shard.number:05d}-{self.digest}.json")
+    def shard_urls(self, shard: _Shard) -> tuple[str, str]:
+        """The note that a shard is written, which is what an index lists of it; and the shard."""
+        name = f"{shard.number:05d}"
+        note = f"{WORK_FOLDER}/{shard.split}-{name}-{self.digest}.json"
+        return join(self.url, note), join(self.url, f"{shard.split}/{name}.tar")
 
     def look(self, start: int) -> None:
         """Surveys some candidates."""
@@ -127,76 +136,120 @@ class _Work:
 
     def write(self, shard: _Shard) -> None:
         """Writes a shard."""
-        note = self.shard_url(shard)
-        if self.storage.exists(note):
+        note, tar = self.shard_urls(shard)
+        if self.storage.exists(note) and self.storage.exists(tar):  # somebody may have removed the shard alone
             return
         samples = []
-        for position, sha256 in zip(shard.positions.tolist(), shard.sha256, strict=True):
-            sample = self._again(position)
-            if hashlib.sha256(sample.image).digest() != sha256.tobytes():
+        for position, repeats, sha256 in zip(
+            shard.positions.tolist(), shard.repeats.tolist(), shard.sha256, strict=True
+        ):
+            sample = self.sample(position, repeats)
+            if (digest_of(sample.image) != sha256).any():
                 raise self._changed(sample.key)
             samples.append((sample.key, members_of(sample)))
-        if len({key for key, _ in samples}) < len(samples):
-            raise DataError(f"{self.source.name} gives the same key twice, near {samples[-1][0]!r}")
         listed = write_shard(join(self.url, shard.split), f"{shard.number:05d}", samples, self.storage)
         self.storage.write(note, _json(listed))
 
-    def _again(self, position: int) -> Sample:
+    def sample(self, position: int, repeats: int) -> Sample:
+        """The sample at a position, before which so many candidates have its key."""
         try:
-            return self.source[position]
+            sample = self.source[position]
+            return replace(sample, key=f"{sample.key}~{repeats + 1}") if repeats else sample
         except (BadSample, LeftOut) as error:
             raise self._changed(f"candidate {position} ({error})") from error
 
     def _changed(self, what: str) -> DataError:
         return DataError(
             f"{what} of {self.source.name} isn't what it was when it was looked at: the data set changed meanwhile. "
-            f"Remove {join(self.url, WORK_FOLDER)} and prepare again"
+            f"Remove {_written(self.url, self.source)} and prepare again"
         )
+
+
+def _check_place(work: _Work) -> None:
+    """Raises DataError unless this preparation has begun at its place, or nothing is there that it would mix with."""
+    shards = [
+        url
+        for split in work.source.splits
+        for url in work.storage.list(join(work.url, split))
+        if url.endswith((".tar", INDEX_NAME))
+    ]
+    # later than the shards: another task may be writing both, the notes first
+    notes = [url for url in work.storage.list(join(work.url, WORK_FOLDER)) if "-" in url.rpartition("/")[2]]
+    if any(work.digest in url for url in notes):
+        return
+    if notes:
+        raise DataError(
+            f"{notes[0]} is of a preparation with other settings, or of another source. The command that began it goes "
+            f"on with it; for this one choose another url, or remove {_written(work.url, work.source)}"
+        )
+    if shards:
+        raise DataError(
+            f"{shards[0]} is there already, one of {len(shards)}, and wasn't written by this preparation, which would "
+            "write over it or mix with it: choose another url"
+        )
+
+
+def _written(url: str, source: Source) -> str:
+    """What a preparation leaves, for messages; a shell's braces."""
+    return join(url, "{" + ",".join([*source.splits, WORK_FOLDER]) + "}")
 
 
 def _share(
     do: Callable[[Any], None],
     items: Sequence[Any],
-    note_url: Callable[[Any], str],
+    urls: Callable[[Any], Sequence[str]],
     work: _Work,
     share: Share,
     processes: int,
     doing: str,
     unit: str,
 ) -> None:
-    """What isn't noted yet of these items, this task's share first. When it returns, all are."""
-    there = set(work.storage.list(join(work.url, WORK_FOLDER)))
-    missing = [item for item in share.order(items) if note_url(item) not in there]
+    """What isn't done yet of these items, as not all of its objects are there, this task's share first. When it
+    returns, all is."""
+    there = {url for folder in (WORK_FOLDER, *work.source.splits) for url in work.storage.list(join(work.url, folder))}
+    missing = [item for item in share.order(items) if not there.issuperset(urls(item))]
     work_through(do, missing, processes, f"preparing {work.source.name}: {doing}", unit)
 
 
-def _shards(choice: Choice, found: Survey, samples_per_shard: int) -> list[_Shard]:
-    return [
-        _Shard(split, number, here := positions[start : start + samples_per_shard], found.sha256[here])
-        for split, positions in choice.positions.items()
-        for number, start in enumerate(range(0, len(positions), samples_per_shard))
-    ]
+def _shards(choice: Choice, found: Survey, samples_per_shard: int) -> Iterator[_Shard]:
+    for split, positions in choice.positions.items():
+        for number, start in enumerate(range(0, len(positions), samples_per_shard)):
+            here = positions[start : start + samples_per_shard]
+            yield _Shard(split, number, here, choice.repeats[here], found.rows["sha256"][here])
 
 
-def _report(choice: Choice, source: Source) -> None:
+def _named(choice: Choice, source: Source) -> dict[str, list[str]]:
+    """Keys of the first candidates that were left out, by reason."""
+    return {
+        reason: [source.key(position) or f"candidate {position}" for position in positions]
+        for reason, positions in choice.examples.items()
+    }
+
+
+def _report(choice: Choice, named: Mapping[str, Sequence[str]], source: Source) -> None:
     kept = sum(map(len, choice.positions.values()))
-    reasons = ", ".join(
-        f"{count} {reason} ({', '.join(choice.examples[reason])})" for reason, count in choice.dropped.items()
-    )
+    reasons = ", ".join(f"{count} {reason} ({', '.join(named[reason])})" for reason, count in choice.dropped.items())
     told = f"{source.name}: {kept} of {len(source)} candidates are samples" + (
         f"; left out: {reasons}" if reasons else ""
     )
     if not kept:
         raise DataError(f"{told}. Check that these are the right files, and the criteria")
     log.info("%s", told)
+    if not len(choice.positions.get(HELD_OUT, [0])):
+        log.warning(
+            "%s: no sample is held out, and training needs some: stop this, and prepare to another url with a larger "
+            "source.held_out, such as %.2g; or give training others by data.held_out",
+            source.name,
+            min(0.5, _FEW / kept),
+        )
 
 
-def _finish(work: _Work, shards: Sequence[_Shard], found: Survey, choice: Choice) -> dict[str, Any]:
-    """Indexes, contact sheet and manifest, of shards that are all there."""
+def _finish(work: _Work, shards: Sequence[_Shard], choice: Choice, told: Mapping[str, object]) -> dict[str, Any]:
+    """Indexes, contact sheet and manifest, of shards that are all there. told: what the manifest says besides."""
     source, url, storage = work.source, work.url, work.storage
     listed: dict[str, list[dict[str, Any]]] = {split: [] for split in source.splits}
     for shard in shards:
-        listed[shard.split].append(json.loads(storage.read(work.shard_url(shard))))
+        listed[shard.split].append(json.loads(storage.read(work.shard_urls(shard)[0])))
     for split, entries in listed.items():
         write_index(join(url, split), f"{source.name} {split}", source.attribution, entries, storage)
     manifest = {
@@ -211,31 +264,17 @@ def _finish(work: _Work, shards: Sequence[_Shard], found: Survey, choice: Choice
             for split, entries in listed.items()
         },
         "dropped": {**source.dropped, **choice.dropped},
-        "dropped_examples": choice.examples,
-        "sizes": _histograms(found.sizes[np.concatenate(list(choice.positions.values()))]),
+        **told,
     }
-    shown = [(split, work._again(position)) for split, position in evenly(choice.positions)]
+    chosen = evenly(choice.positions)
+    shown = [(split, work.sample(position, int(choice.repeats[position]))) for split, position in chosen]
     storage.write(join(url, CONTACT_SHEET_NAME), contact_sheet(manifest, shown))
     storage.write(join(url, MANIFEST_NAME), _json(manifest))
     log.info("prepared %s at %s: %s", source.name, url, manifest["splits"])
     return json.loads(_json(manifest))
 
 
-def _histograms(sizes: NDArray[np.int32]) -> dict[str, dict[str, int]]:
-    """How many pictures have which shorter side in pixels, and which width by height. sizes: int32 [N, 2]."""
-    return {
-        "shorter_side": _histogram(sizes.min(axis=1), _SIDES),
-        "aspect": _histogram(sizes[:, 0] / sizes[:, 1], _ASPECTS),
-    }
-
-
-def _histogram(values: NDArray[Any], edges: Sequence[float]) -> dict[str, int]:
-    names = [f"below {edges[0]}", *(f"{low} to {high}" for low, high in pairwise(edges))]
-    counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
-    return dict(zip([*names, f"from {edges[-1]}"], counts.tolist(), strict=True))
-
-
-def _existing(manifest_url: str, wanted: Mapping[str, object], storage: Storage) -> dict[str, Any]:
+def _existing(manifest_url: str, wanted: Mapping[str, object], source: Source, storage: Storage) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(storage.read(manifest_url))
     except ValueError as error:
@@ -244,7 +283,8 @@ def _existing(manifest_url: str, wanted: Mapping[str, object], storage: Storage)
         if found.get(key) != value:
             raise DataError(
                 f"{manifest_url} has {key}={found.get(key)!r}, asked for is {value!r}: "
-                "choose another url, or remove the data set there"
+                f"choose another url, or remove all of the data set, {manifest_url} and "
+                f"{_written(manifest_url.removesuffix('/' + MANIFEST_NAME), source)}"
             )
     log.info("%s is complete already", manifest_url)
     return found

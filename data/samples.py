@@ -189,7 +189,7 @@ class Samples(Dataset[Batch]):
 
 
 def _fault(error: BadSample, place: tuple[str, Entry], number: int) -> Fault:
-    return Fault(error.reason, place[0], place[1].key, number)
+    return Fault(error.reason, place[0], place[1].key, number, error.detail)
 
 
 def _key(seed: int, number: int) -> NDArray[np.uint64]:

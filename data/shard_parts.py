@@ -85,7 +85,7 @@ class ShardParts(Dataset[Part]):
             try:
                 images[row], view, others = self._read(url, entry)
             except BadSample as error:
-                faults[row] = Fault(error.reason, url, entry.key, number)
+                faults[row] = Fault(error.reason, url, entry.key, number, error.detail)
                 view, others = None, {}
             views.append(view)
             members.append(others)

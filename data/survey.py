@@ -3,19 +3,22 @@
 import hashlib
 import io
 import zipfile
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.duplicates import exact_duplicates, near_duplicates, perceptual_hash
+from data.duplicates import earlier_ones, exact_duplicates, near_duplicates, perceptual_hash
 from data.errors import DataError
 from data.sources import LARGEST_SAMPLE_BYTES, LeftOut, Sample, Source
 from data.transforms import IMAGE_EXTENSIONS, BadSample, decode_image
 
 SEGMENTATION = "seg.png"
+_SIDES = (64, 128, 256, 512, 1024, 2048)
+_ASPECTS = (0.5, 0.75, 0.95, 1.05, 1.34, 2.0)
 _LARGEST_DIFFERENCE = 7  # bits; the search takes longer with each, and other pictures begin to be alike
 
 
@@ -41,35 +44,55 @@ class Criteria:
             )
 
 
-@dataclass(frozen=True)
+ROW = np.dtype(
+    [
+        ("reason", "<u2"),  # why it is left out: its place in Survey.reasons, 0 where it isn't
+        ("split", "u1"),  # number among the source's splits
+        ("key", "<u8"),  # a hash of its key
+        ("size", "<i4", 2),  # width and height
+        ("sha256", "<u8", 2),  # of the picture's bytes, as `digest_of` gives it
+        ("perceptual", "<u8"),  # 0 where nobody asked
+    ]
+)
+
+
 class Survey:
-    """What was found, in the order of the candidates; the arrays are of one length N.
+    """What was found, in the order of the candidates. rows: of ROW, [N]. reasons: texts, the first is ""."""
 
-    reasons: text [N], why one is left out, "" where it isn't. keys: text [N]. splits: uint8 [N], number among the
-    source's splits. sizes: int32 [N, 2], width and height. sha256: uint8 [N, 32] of the pictures' bytes.
-    perceptual: uint64 [N], 0 where nobody asked.
-    """
-
-    reasons: NDArray[np.str_]
-    keys: NDArray[np.str_]
-    splits: NDArray[np.uint8]
-    sizes: NDArray[np.int32]
-    sha256: NDArray[np.uint8]
-    perceptual: NDArray[np.uint64]
+    def __init__(self, rows: NDArray[np.void], reasons: Sequence[str] = ("",)) -> None:
+        self.rows = rows
+        self.reasons = list(reasons)
 
     def __len__(self) -> int:
-        return len(self.reasons)
+        return len(self.rows)
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """Which candidates no reason speaks against: bool [N]."""
+        kept: NDArray[np.bool_] = self.rows["reason"] == 0
+        return kept
+
+    def code(self, reason: str) -> int:
+        """The number of a reason."""
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        return self.reasons.index(reason)
 
     @classmethod
-    def together(cls, parts: Sequence["Survey"]) -> "Survey":
-        """One after another."""
-        names = cls.__dataclass_fields__
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    def together(cls, parts: Iterable["Survey"], count: int) -> "Survey":
+        """One after another, `count` candidates in all."""
+        whole, start = cls(np.zeros(count, ROW)), 0
+        for part in parts:
+            rows = whole.rows[start : start + len(part)]
+            rows[:] = part.rows
+            rows["reason"] = np.array([whole.code(reason) for reason in part.reasons])[part.rows["reason"]]
+            start += len(part)
+        return whole
 
     def to_bytes(self) -> bytes:
         """numpy's npz."""
         buffer = io.BytesIO()
-        np.savez(buffer, **{name: getattr(self, name) for name in self.__dataclass_fields__})
+        np.savez(buffer, rows=self.rows, reasons=np.array(self.reasons))
         return buffer.getvalue()
 
     @classmethod
@@ -77,44 +100,42 @@ class Survey:
         """What `to_bytes` wrote. Raises DataError naming `name` when it is something else."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
-                return cls(*(file[field] for field in cls.__dataclass_fields__))
+                rows, reasons = file["rows"], file["reasons"].tolist()
+            if rows.dtype != ROW or (len(rows) and rows["reason"].max() >= len(reasons)):
+                raise ValueError("its columns are others")
+            return cls(rows, reasons)
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"{name} is no survey: {error!r}. Remove it, and prepare again") from error
 
 
+def digest_of(data: bytes) -> NDArray[np.uint64]:
+    """The first 128 bits of SHA-256, uint64 [2]: chance makes no two alike, and millions stay in memory."""
+    return np.frombuffer(hashlib.sha256(data).digest()[:16], dtype="<u8")
+
+
 def survey(source: Source, positions: range, criteria: Criteria) -> Survey:
     """Looks at the candidates at these positions. Raises DataError when one has a key that can't be."""
-    rows = [_look(source, position, criteria) for position in positions]
-    return Survey(
-        np.array([row[0] for row in rows], dtype=np.str_),
-        np.array([row[1] for row in rows], dtype=np.str_),
-        np.array([row[2] for row in rows], dtype=np.uint8),
-        np.array([row[3] for row in rows], dtype=np.int32).reshape(-1, 2),
-        np.frombuffer(b"".join(row[4] for row in rows), dtype=np.uint8).reshape(-1, 32),
-        np.array([row[5] for row in rows], dtype=np.uint64),
-    )
-
-
-def _look(source: Source, position: int, criteria: Criteria) -> tuple[str, str, int, tuple[int, int], bytes, int]:
-    """A row of the survey."""
-    key = ""
-    try:
-        sample = source[position]
-        key = sample.key
-        _check(sample, source)
-        picture = _looked_at(sample, criteria)
-    except (BadSample, LeftOut) as error:
-        return error.reason, key, 0, (0, 0), bytes(32), 0
-    alike = 0 if criteria.drop_similar is None else perceptual_hash(picture)
-    size = picture.shape[1], picture.shape[0]
-    split = list(source.splits).index(sample.split)
-    return "", sample.key, split, size, hashlib.sha256(sample.image).digest(), alike
+    found = Survey(np.zeros(len(positions), ROW))
+    for row, position in zip(found.rows, positions, strict=True):
+        row["key"] = digest_of(source.key(position).encode(errors="surrogatepass"))[0]
+        try:
+            sample = source[position]
+            _check(sample, source)
+            picture = _looked_at(sample, criteria)
+        except (BadSample, LeftOut) as error:
+            row["reason"] = found.code(error.reason)
+            continue
+        row["split"] = list(source.splits).index(sample.split)
+        row["size"] = picture.shape[1], picture.shape[0]
+        row["sha256"] = digest_of(sample.image)
+        row["perceptual"] = 0 if criteria.drop_similar is None else perceptual_hash(picture)
+    return found
 
 
 def _check(sample: Sample, source: Source) -> None:
     """What a source must not do. Raises DataError."""
-    if not sample.key or any(character in sample.key for character in "./\\"):
-        raise DataError(f"key={sample.key!r} of {source.name} must be a file name without dots and slashes")
+    if not sample.key or any(character in sample.key for character in "./\\~"):
+        raise DataError(f"key={sample.key!r} of {source.name} must be a file name without dots, slashes and ~")
     if sample.split not in source.splits:
         raise DataError(f"split={sample.split!r} of {source.name} must be one of {', '.join(source.splits)}")
 
@@ -139,33 +160,42 @@ def _looked_at(sample: Sample, criteria: Criteria) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Choice:
-    """positions: of the samples of each split, by its name, in their order. dropped: how many were, by reason.
-    examples: keys, or positions, of the first ones of each reason."""
+    """positions: of the samples of each split, by its name, in their order. repeats: uint32 [N], of how many candidates
+    before it each one has the key, left out or not. dropped: how many were, by reason. examples: positions of the first
+    ones of each reason."""
 
     positions: dict[str, NDArray[np.int64]]
+    repeats: NDArray[np.uint32]
     dropped: dict[str, int]
-    examples: dict[str, list[str]]
+    examples: dict[str, list[int]]
 
 
 def choose(found: Survey, splits: Sequence[str], criteria: Criteria, examples: int = 5) -> Choice:
-    """Which candidates become samples, the duplicates among them left out."""
-    reasons = found.reasons.astype("U64")
-    for wanted, reason, duplicates in (
-        (criteria.drop_same, "duplicate", lambda good: exact_duplicates(found.sha256[good])),
-        (
-            criteria.drop_similar is not None,
-            "near_duplicate",
-            lambda good: near_duplicates(found.perceptual[good], criteria.drop_similar or 0),
-        ),
-    ):
-        if wanted:
-            good = np.flatnonzero(reasons == "")
-            reasons[good[duplicates(good)]] = reason
-    dropped = Counter(reasons[reasons != ""].tolist())
-    named = {}
-    for reason in dropped:
-        first = np.flatnonzero(reasons == reason)[:examples].tolist()
-        named[reason] = [str(found.keys[position]) or f"candidate {position}" for position in first]
-    kept = reasons == ""
-    positions = {name: np.flatnonzero(kept & (found.splits == number)) for number, name in enumerate(splits)}
-    return Choice(positions, dict(sorted(dropped.items())), dict(sorted(named.items())))
+    """Which candidates become samples. The duplicates among them are left out, which `found` then says."""
+    if criteria.drop_same:
+        duplicates = found.kept & exact_duplicates(found.rows["sha256"])
+        found.rows["reason"][duplicates] = found.code("duplicate")
+    if criteria.drop_similar is not None:
+        good = np.flatnonzero(found.kept)
+        duplicates = near_duplicates(found.rows["perceptual"][good], criteria.drop_similar)
+        found.rows["reason"][good[duplicates]] = found.code("near_duplicate")
+    counts = np.bincount(found.rows["reason"], minlength=len(found.reasons)).tolist()
+    codes = {reason: code for code, reason in sorted(enumerate(found.reasons), key=lambda each: each[1])}
+    dropped = {reason: counts[code] for reason, code in codes.items() if reason and counts[code]}
+    first = {reason: np.flatnonzero(found.rows["reason"] == codes[reason])[:examples].tolist() for reason in dropped}
+    here = {name: np.flatnonzero(found.kept & (found.rows["split"] == code)) for code, name in enumerate(splits)}
+    return Choice(here, earlier_ones(found.rows["key"]), dropped, first)
+
+
+def histograms(sizes: NDArray[np.int32]) -> dict[str, dict[str, int]]:
+    """How many pictures have which shorter side in pixels, and which width by height. sizes: int32 [N, 2]."""
+    return {
+        "shorter_side": _histogram(sizes.min(axis=1), _SIDES),
+        "aspect": _histogram(sizes[:, 0] / sizes[:, 1], _ASPECTS),
+    }
+
+
+def _histogram(values: NDArray[Any], edges: Sequence[float]) -> dict[str, int]:
+    names = [f"below {edges[0]}", *(f"{low} to {high}" for low, high in pairwise(edges))]
+    counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
+    return dict(zip([*names, f"from {edges[-1]}"], counts.tolist(), strict=True))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -39,15 +40,28 @@ _COLOURS = ("YCbCr", "Gray", "RGB")
 _START, _SCAN, _NOTES = b"\xff\xd8", 0xDA, 0xE1  # markers of JPEG; EXIF and XMP stand in segments of notes
 _REDUCTIONS = (8, 4, 2)  # that libjpeg has and Pillow asks for
 DEFAULT_MAX_PIXELS = 64_000_000
+_LONGEST_DETAIL = 200
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 LARGEST_TEXT_BYTES = 1 << 20  # .json takes a hundred times as much when it is parsed
 
 
 class BadSample(Exception):
-    """A sample that cannot be used; `reason` is one of REASONS."""
+    """A sample that cannot be used; `reason` is one of REASONS.
+
+    detail: in words, perhaps a library's about somebody else's file; of it one line of at most 200 characters is kept.
+    """
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
+        self.detail = _one_line(detail)
+        super().__init__(f"{reason}: {self.detail}" if detail else reason)
+
+
+def _one_line(text: str) -> str:
+    """What can be printed anywhere, without addresses in memory, which differ from process to process."""
+    text = _ADDRESS.sub("", text[: _LONGEST_DETAIL * 4])
+    escaped = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    return escaped if len(escaped) <= _LONGEST_DETAIL else f"{escaped[: _LONGEST_DETAIL - 1]}…"
 
 
 class EncodedImage:
@@ -190,7 +204,10 @@ def _orientation(image: Image.Image) -> int:
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith("I;16") or image.mode == "I":  # Pillow clips these where they should be scaled
-        grey = (np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        levels = np.asarray(image, dtype=np.int64)
+        grey = (levels >> 8).clip(0, 255).astype(np.uint8)
+        if "transparency" in image.info:  # one level is
+            grey[levels == image.info["transparency"]] = 255
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -42,6 +42,10 @@ class Squares:
     def __len__(self) -> int:
         return len(COLOURS) * 16
 
+    def key(self, number: int) -> str:
+        """Its number."""
+        return f"{number:04d}"
+
     def __getitem__(self, number: int) -> Sample:
         """Every eighth is held out."""
         colour = list(COLOURS)[number % 4]
@@ -52,7 +56,7 @@ class Squares:
         Image.fromarray(picture).save(buffer, "PNG")
         caption, metadata = f"a {colour} square", {"label": number % 4}
         split = TRAIN if number % 8 else HELD_OUT
-        return Sample(f"{number:04d}", buffer.getvalue(), "png", caption, metadata, split=split)
+        return Sample(self.key(number), buffer.getvalue(), "png", caption, metadata, split=split)
 
 
 def untrained_first_stage(path: Path) -> None:

@@ -12,9 +12,10 @@ LARGEST_SAMPLE_BYTES = 256 << 20  # with all that belongs to it
 class Sample:
     """One picture with what is known of it.
 
-    key: unique in its source; a file name without dots and slashes. image: an encoded file of the kind
-    `extension` ("png", "jpg"). caption: "" without one. metadata: whatever JSON can hold; kept beside the picture.
-    members: further files of the sample, by extension ("seg.png"). split: one of its source's splits.
+    key: a file name without dots, slashes and ~; where several candidates have the same, `data.prepare` puts ~2, ~3
+    behind later ones. image: an encoded file of the kind `extension` ("png", "jpg"). caption: "" without one.
+    metadata: whatever JSON can hold; kept beside the picture. members: further files of the sample, by extension
+    ("seg.png"). split: one of its source's splits.
     """
 
     key: str
@@ -59,6 +60,9 @@ class Source(Protocol):
 
     def __len__(self) -> int:
         """Candidates."""
+
+    def key(self, position: int) -> str:
+        """The key of the candidate at a position, also where it makes no sample."""
 
     def __getitem__(self, position: int) -> Sample:
         """The candidate at a position. Raises BadSample or LeftOut where it makes no sample, IndexError behind the

@@ -49,6 +49,9 @@ class CocoCaptions:
     def __len__(self) -> int:
         return len(self.files)
 
+    def key(self, position: int) -> str:
+        return coco_key(self._numbers[position])
+
     def __getitem__(self, position: int) -> Sample:
         number = self._numbers[position]
         captions = self._captions[number]
@@ -77,8 +80,13 @@ def coco_files(url: str, content: Mapping[str, Any]) -> dict[int, str]:
     return {number: files[number] for number in sorted(files)}
 
 
+def coco_key(number: int) -> str:
+    """Of a picture with this COCO id."""
+    return f"{number:012d}"
+
+
 def coco_sample(
     files: PictureFiles, position: int, number: int, caption: str, metadata: Mapping[str, object]
 ) -> Sample:
     """The picture at a position, under its COCO id."""
-    return replace(files.sample(position, caption, metadata), key=f"{number:012d}")
+    return replace(files.sample(position, caption, metadata), key=coco_key(number))

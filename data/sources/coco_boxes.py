@@ -5,7 +5,7 @@ from typing import Any
 
 from data.errors import DataError
 from data.sources import HELD_OUT, TRAIN, Sample
-from data.sources.coco import ATTRIBUTION, coco_files, coco_sample, read_coco
+from data.sources.coco import ATTRIBUTION, coco_files, coco_key, coco_sample, read_coco
 from data.sources.files import PictureFiles, digest
 from data.stream import Storage
 
@@ -55,6 +55,9 @@ class CocoBoxes:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def key(self, position: int) -> str:
+        return coco_key(self._numbers[position])
 
     def __getitem__(self, position: int) -> Sample:
         number = self._numbers[position]

@@ -13,7 +13,7 @@ from data.stream import Storage, join
 from data.transforms import IMAGE_EXTENSIONS, BadSample
 
 _NOT_IN_KEYS = re.compile(r"[^\w-]", re.ASCII)
-_LONGEST_KEY = 400
+_LONGEST_KEY = 400  # bytes
 
 
 class PictureFiles:
@@ -92,11 +92,18 @@ def keys_of(names: Sequence[str]) -> list[str]:
     keys = [_NOT_IN_KEYS.sub("_", name.rpartition(".")[0] or name) for name in names]
     counts = Counter(keys)
     return [
-        key
-        if counts[key] == 1 and len(key) <= _LONGEST_KEY
-        else f"{key[:_LONGEST_KEY]}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
-        for key, name in zip(keys, names, strict=True)
+        shortened(key, name) if counts[key] == 1 else _hashed(key, name) for key, name in zip(keys, names, strict=True)
     ]
+
+
+def shortened(key: str, name: str) -> str:
+    """A key; of a very long one its start, with a hash of the sample's name behind it."""
+    return key if len(key.encode(errors="surrogatepass")) <= _LONGEST_KEY else _hashed(key, name)
+
+
+def _hashed(key: str, name: str) -> str:
+    start = key.encode(errors="surrogatepass")[:_LONGEST_KEY].decode(errors="ignore")
+    return f"{start}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
 def digest(content: object) -> str:

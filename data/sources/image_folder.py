@@ -1,7 +1,7 @@
 """Pictures in a folder, with captions beside them, in a table, or without any."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data.errors import DataError
@@ -18,8 +18,9 @@ class ImageFolder:
     """Every picture below a folder, by name; or those that a table names, in its order.
 
     folder: a path or any fsspec URL. captions: None; "txt", a file beside each picture, of the same name; or the URL of
-    a table (.csv, .tsv, .json, .jsonl, .parquet) with a row for each picture: its name below the folder in the column
-    `file_column`, and one caption, or a list of them, in `caption_column`. Other columns become metadata.
+    a table (.csv, .tsv, .json, .jsonl, .parquet) with a row for each picture, or several: its name below the folder in
+    the column `file_column`, and one caption, or a list of them, in `caption_column`. Other columns become metadata; of
+    those in which the rows of a picture differ, a list with the value of each row.
     held_out: see HeldOut. name, attribution: for the manifest. Raises DataError.
     """
 
@@ -47,16 +48,23 @@ class ImageFolder:
             rows = read_table(captions, storage)
             self._rows = [row for row in rows if isinstance(row.get(file_column), str) and row[file_column].strip()]
             self.dropped = {"no_file_name": len(rows) - len(self._rows)}
-            names = [str(row.pop(file_column)) for row in self._rows]
+            rows_of: dict[str, list[dict[str, Any]]] = {}
+            for row in self._rows:
+                rows_of.setdefault(str(row.pop(file_column)), []).append(row)
+            names = list(rows_of)
             if not names:
                 raise DataError(f"{captions}: no row has a column {file_column}; name it by source.file_column")
             if not any(caption_column in row for row in self._rows):
                 raise DataError(f"{captions}: no row has a column {caption_column}; name it by source.caption_column")
+            self._rows = [_together(rows, caption_column) for rows in rows_of.values()]
         self.files = PictureFiles(folder, storage, held_out, names)
         self.settings = {**self.files.settings, "captions": digest(self._rows) if self._rows else captions}
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def key(self, position: int) -> str:
+        return self.files.keys[position]
 
     def __getitem__(self, position: int) -> Sample:
         captions, metadata = self._described(position)
@@ -79,6 +87,17 @@ class ImageFolder:
         stem = name.rpartition(".")[0]
         text = read_below(self.files.folder, f"{stem}.{BESIDE}", self.files.storage) if is_safe(stem) else b""
         return _texts(text_of({BESIDE: text}, BESIDE)), {"file_name": name}
+
+
+def _together(rows: Sequence[dict[str, Any]], caption_column: str) -> dict[str, Any]:
+    """The rows of one picture as one, with all of their captions."""
+    if len(rows) == 1:
+        return rows[0]
+    merged: dict[str, Any] = {}
+    for column in dict.fromkeys(column for row in rows for column in row):
+        values = [row.get(column) for row in rows]
+        merged[column] = values[0] if all(value == values[0] for value in values) else values
+    return {**merged, caption_column: [text for row in rows for text in _texts(row.get(caption_column))]}
 
 
 def _texts(found: object) -> list[str]:

@@ -49,6 +49,9 @@ class ImageNet:
     def __len__(self) -> int:
         return len(self.files)
 
+    def key(self, position: int) -> str:
+        return self.files.keys[position]
+
     def __getitem__(self, position: int) -> Sample:
         synset = self._synsets[position]
         if synset is None:

@@ -43,6 +43,10 @@ class Lsun:
     def __len__(self) -> int:
         return len(self._keys)
 
+    def key(self, position: int) -> str:
+        name = _name(self._keys[position])
+        return name if name.isalnum() else self._keys[position].hex()
+
     def __getitem__(self, position: int) -> Sample:
         key = self._keys[position]
         with _environment(self.folder, os.getpid()).begin() as transaction:
@@ -50,9 +54,11 @@ class Lsun:
         extension = next((kind for start, kind in _KINDS if image.startswith(start)), None)
         if extension is None:
             raise LeftOut("no_image")
-        name = key.decode("ascii", errors="replace")
-        safe = name if name.isalnum() else key.hex()
-        return Sample(safe, image, extension, split=self.held_out.split(name))
+        return Sample(self.key(position), image, extension, split=self.held_out.split(_name(key)))
+
+
+def _name(key: bytes) -> str:
+    return key.decode("ascii", errors="replace")
 
 
 @lru_cache(maxsize=8)

@@ -2,10 +2,11 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from data.errors import DataError
@@ -36,28 +37,25 @@ class OpenImagesBoxes:
         described = [line for line in lines if len(line) >= 2 and line[0] != "LabelName"]
         self._names = [line[1] for line in described]
         numbers = {line[0]: number for number, line in enumerate(described)}
-        identities, found, edges, self._unknown = [], [], [], 0
-        for identity, label, box in _rows(boxes, _text(boxes, storage)):
-            if label in numbers:
-                identities.append(identity)
-                found.append(numbers[label])
-                edges.append(box)
-            else:
-                self._unknown += 1
-        if not identities:
+        ids, found, edges = _columns(boxes, numbers, storage)
+        known = found >= 0
+        if not known.any():
             raise DataError(f"{boxes} has no box of the {len(numbers)} classes in {classes}: check the files")
-        ids = np.array(identities)
+        ids, found, edges = ids[known], found[known], edges[known]
         order = np.argsort(ids, kind="stable")  # boxes of a picture stay in the order of the file
         each, self._starts = np.unique(ids[order], return_index=True)
         self._ends = np.append(self._starts[1:], len(ids))
-        self._classes = np.array(found, dtype=np.int32)[order]
-        self._boxes = np.array(edges, dtype=np.float64)[order]
-        self.files = PictureFiles(images, storage, held_out, [f"{identity}.jpg" for identity in each.tolist()])
+        self._classes = found[order]
+        self._boxes = edges[order]
+        self.files = PictureFiles(images, storage, held_out, [f"{identity.decode()}.jpg" for identity in each.tolist()])
         self.settings = {**self.files.settings, "boxes": len(ids), "classes": len(numbers)}
-        self.dropped = {"box_of_unknown_class": self._unknown}
+        self.dropped = {"box_of_unknown_class": len(known) - len(ids)}
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def key(self, position: int) -> str:
+        return self.files.keys[position]
 
     def __getitem__(self, position: int) -> Sample:
         sample = self.files.sample(position)
@@ -71,15 +69,27 @@ class OpenImagesBoxes:
         return replace(sample, metadata={"objects": objects})
 
 
-def _rows(url: str, text: str) -> Iterator[tuple[str, str, tuple[float, ...]]]:
-    """Picture id, class and box of each line."""
+def _columns(
+    url: str, numbers: Mapping[str, int], storage: Storage
+) -> tuple[NDArray[np.bytes_], NDArray[np.int32], NDArray[np.float64]]:
+    """Of each line: picture id, number of the class or -1, and box; a megabyte of lines at a time."""
+    from pyarrow import binary, csv, float64, string
+
+    kinds = {"ImageID": binary(), "LabelName": string(), **dict.fromkeys(_EDGES, float64())}
+    options = csv.ConvertOptions(include_columns=list(kinds), column_types=kinds)
+    ids, found, edges = [], [], []
     try:
-        for row in csv.DictReader(io.StringIO(text, newline="")):
-            yield row["ImageID"], row["LabelName"], tuple(float(row[edge]) for edge in _EDGES)
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        with storage.open(url) as (file, _), csv.open_csv(file, convert_options=options) as lines:
+            for piece in lines:
+                identity, label, *box = piece.columns
+                ids.append(np.array(identity.to_pylist(), dtype=np.bytes_))
+                found.append(np.array([numbers.get(name, -1) for name in label.to_pylist()], dtype=np.int32))
+                edges.append(np.stack([edge.to_numpy() for edge in box], axis=1))
+    except (KeyError, ValueError) as error:  # pyarrow's are of these kinds
         raise DataError(
             f"{url} isn't like train-annotations-bbox.csv, with ImageID, LabelName, {', '.join(_EDGES)}: {error!r}"
         ) from error
+    return np.concatenate(ids), np.concatenate(found), np.concatenate(edges)
 
 
 def _upright_size(image: bytes) -> tuple[int, int]:

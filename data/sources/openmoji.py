@@ -64,6 +64,9 @@ class OpenMoji:
     def __len__(self) -> int:
         return len(self._drawings)
 
+    def key(self, position: int) -> str:
+        return self._keys[position]
+
     def __getitem__(self, position: int) -> Sample:
         key = self._keys[position]
         path, named = self._drawings[key]

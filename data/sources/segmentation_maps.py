@@ -37,6 +37,9 @@ class SegmentationMaps:
     def __len__(self) -> int:
         return len(self.files)
 
+    def key(self, position: int) -> str:
+        return self.files.keys[position]
+
     def __getitem__(self, position: int) -> Sample:
         name = self.files.names[position]
         try:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.duplicates import exact_duplicates, near_duplicates, perceptual_hash
+from data.duplicates import earlier_ones, exact_duplicates, near_duplicates, perceptual_hash
 from data.errors import DataError
 from data.survey import Criteria
 
@@ -43,8 +43,16 @@ def test_flat_pictures_are_alike() -> None:
 
 
 def test_of_the_same_bytes_the_first_is_kept() -> None:
-    rows = np.random.default_rng(0).integers(0, 256, (4, 32), dtype=np.uint8)[[0, 1, 0, 2, 1, 3, 3]]
-    assert exact_duplicates(rows).tolist() == [False, False, True, False, True, False, True]
+    digests = np.array([[5, 1], [1, 5], [5, 2], [0, 0]], dtype=np.uint64)[[0, 1, 0, 2, 1, 3, 3]]
+    assert exact_duplicates(digests).tolist() == [False, False, True, False, True, False, True]
+    assert exact_duplicates(digests[:1]).tolist() == [False] and exact_duplicates(digests[:0]).tolist() == []
+
+
+def test_earlier_ones_are_counted() -> None:
+    values = np.random.default_rng(1).integers(0, 30, 200, dtype=np.uint64)
+    counted = [int((values[:place] == value).sum()) for place, value in enumerate(values)]
+    assert earlier_ones(values).tolist() == counted
+    assert earlier_ones(values[:0]).tolist() == []
 
 
 @pytest.mark.parametrize("bits", range(8))

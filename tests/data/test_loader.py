@@ -225,8 +225,11 @@ def test_a_bad_sample_is_replaced_and_reported(
     }
     assert len({fault.number for fault in faults}) == 8  # once in each of 8 epochs
     assert len(rows(batches)) == 32
-    assert f"bad sample ({reason}): 002" in caplog.text
+    assert f"bad sample ({reason}): 002" in caplog.text and faults[0].detail in caplog.text
+    assert {fault.detail for fault in faults} == {told[0]["detail"]}  # the same in every process
+    assert ("cannot identify" in told[0]["detail"]) == (reason == "undecodable")
     again = take(make_loader(str(tmp_path / "x"), **options, rank=1, world=2), 2, 1)
+    assert {fault.detail for batch in again for fault in batch.faults} <= {told[0]["detail"]}
     assert rows(again).items() <= rows(batches).items()
 
 
@@ -279,8 +282,11 @@ class Repeated:
     def __len__(self) -> int:
         return 12
 
+    def key(self, n: int) -> str:
+        return f"{n:03d}"
+
     def __getitem__(self, n: int) -> Sample:
-        return Sample(f"{n:03d}", make_png(n), "png", f"picture {n}")
+        return Sample(self.key(n), make_png(n), "png", f"picture {n}")
 
 
 def test_a_corrupted_byte_is_noticed_and_a_passing_one_mended(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -42,6 +44,9 @@ class Numbers:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def key(self, n: int) -> str:
+        return self.keys[n]
 
     def __getitem__(self, n: int) -> Sample:
         split = TRAIN if n % 4 else HELD_OUT
@@ -172,13 +177,44 @@ def test_over_processes_the_bytes_are_the_same(tmp_path: Path) -> None:
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
-def test_what_was_noted_for_other_settings_is_not_taken(tmp_path: Path) -> None:
-    with pytest.raises(Killed):
-        prepare(Numbers(), str(tmp_path / "a"), Failing(5, after=True), 3)
-    prepare(Numbers(), str(tmp_path / "a"), Storage(), 4)
-    prepare(Numbers(), str(tmp_path / "b"), Storage(), 4)
-    for name in ("manifest.json", "train/00000.tar", "train/index.json"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+@pytest.mark.parametrize("written", [1, 5, 1000])
+def test_where_another_one_began_the_remedy_leads_to_what_a_fresh_place_gives(tmp_path: Path, written: int) -> None:
+    """Cut short as it looked, or wrote, or complete."""
+    folder = tmp_path / "a"
+    with suppress(Killed):
+        prepare(Numbers(), str(folder), Failing(written, after=True), 2)
+    left = files(folder)
+    if written == 1000:
+        with pytest.raises(DataError, match=r"remove all of the data set, .*/manifest\.json and .*{train,heldout,prep"):
+            prepare(Numbers(), str(folder), Storage(), 5)
+        (folder / "manifest.json").unlink()
+        del left["manifest.json"]
+    with pytest.raises(DataError, match=r"other settings.* remove .*/a/{train,heldout,preparation}"):
+        prepare(Numbers(), str(folder), Storage(), 5)
+    assert files(folder) == left
+    for name in ("train", "heldout", "preparation"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    prepare(Numbers(), str(folder), Storage(), 5)
+    prepare(Numbers(), str(tmp_path / "b"), Storage(), 5)
+    assert files(folder) == files(tmp_path / "b")
+
+
+def test_a_shard_that_somebody_removed_is_written_again(tmp_path: Path) -> None:
+    prepare(Numbers(), str(tmp_path), Storage(), 3)
+    whole = files(tmp_path)
+    for name in ("manifest.json", "train/00001.tar", "train/00001.offsets.npz"):
+        (tmp_path / name).unlink()
+    prepare(Numbers(), str(tmp_path), Storage(), 3)
+    assert files(tmp_path) == whole
+
+
+@pytest.mark.parametrize("name", ["train/00000.tar", "heldout/mine.tar", "train/index.json"])
+def test_shards_of_others_are_never_written_over(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_bytes(b"somebody's")
+    with pytest.raises(DataError, match=f"{name} is there already.*choose another url"):
+        prepare(Numbers(), str(tmp_path), Storage(), 3)
+    assert files(tmp_path) == {name: b"somebody's"}
 
 
 def test_a_source_that_changes_meanwhile_is_named(tmp_path: Path) -> None:
@@ -294,17 +330,43 @@ def test_a_complete_one_is_left_alone_and_another_one_refused(tmp_path: Path) ->
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [(["1", "1"], "same key twice"), (["1.5"], "key='1.5'"), (["1", "2", "1"], "same key twice")],
-)
-def test_bad_keys_are_named(tmp_path: Path, keys: list[str], message: str) -> None:
-    class All(Numbers):
+def test_equal_keys_become_different_ones_whatever_is_left_out(tmp_path: Path) -> None:
+    keys = ["a", "b", "a", "a-2", "b", "a", "c"]
+    told = {2: "a~2", 4: "b~2", 5: "a~3"}
+    for bad in ((), (0, 1), (2,)):
+        pictures = [b"none" if number in bad else make_png(number) for number in range(7)]
+        folder = tmp_path / f"{bad}"
+        manifest = prepare(Numbers(keys, pictures), str(folder), Storage(), 2)
+        found = {}
+        for split in ("train", "heldout"):
+            for sample in webdataset.WebDataset(Storage().expand(str(folder / split)), shardshuffle=False):
+                found[sample["txt"].decode()] = sample["__key__"]
+                assert json.loads(sample["json"])["key"] == sample["__key__"]
+        assert found == {f"number {n} ü": told.get(n, keys[n]) for n in range(7) if n not in bad}
+        assert manifest["dropped_examples"].get("undecodable", []) == [keys[n] for n in bad]
+        assert "a~3" in (folder / "contact_sheet.html").read_text()
+
+
+def test_that_nothing_is_held_out_is_told_before_shards_are_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Killed):
+        prepare(Numbers(["0", "1"]), str(tmp_path / "some"), Failing(1, after=False))
+    assert "held out" not in caplog.text
+
+    class NoneHeldOut(Numbers):
         def __getitem__(self, n: int) -> Sample:
             return replace(super().__getitem__(n), split=TRAIN)
 
-    with pytest.raises(DataError, match=message):
-        prepare(All(keys), str(tmp_path), Storage())
+    with pytest.raises(Killed):
+        prepare(NoneHeldOut(), str(tmp_path / "none"), Failing(1, after=False))
+    assert "no sample is held out" in caplog.text and "larger source.held_out, such as 0.5" in caplog.text
+
+
+def test_bad_keys_are_named(tmp_path: Path) -> None:
+    for key in ("1.5", "1~2", "1/2", ""):
+        with pytest.raises(DataError, match=f"key='{key}'"):
+            prepare(Numbers([key]), str(tmp_path), Storage())
     with pytest.raises(DataError, match="samples_per_shard=0"):
         prepare(Numbers(), str(tmp_path), Storage(), 0)
 

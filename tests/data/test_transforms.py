@@ -28,13 +28,15 @@ PATCHES[:8, :8], PATCHES[:8, 8:], PATCHES[8:, :8], PATCHES[8:, 8:] = (230, 40, 2
 def png(pixels: np.ndarray, colour_type: int, more: bytes = b"") -> bytes:
     """A PNG of 16 bits a channel, [H, W, C], which Pillow can't write in colour."""
 
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, colour_type, 0, 0, 0)
     body = chunk(b"IHDR", header) + more + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    """A part of a PNG."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def deep(*more: int) -> np.ndarray:
@@ -105,12 +107,23 @@ def of_palette() -> Image.Image:
         (encode(half_clear("LA"), "PNG"), (60, 60, 60)),
         (encode(of_palette(), "PNG", transparency=0), (200, 0, 0)),
         (encode(of_palette(), "GIF", transparency=0), (200, 0, 0)),
+        (
+            png(np.array([[[51401]] * 4 + [[51400]] * 4] * 4), 0, chunk(b"tRNS", struct.pack(">H", 51400))),
+            (200, 200, 200),
+        ),
         (png(np.array([[[51400, 0, 0, 65535]] * 4 + [[0, 23040, 0, 0]] * 4] * 4), 6), (200, 0, 0)),
     ],
 )
 def test_transparency_lies_on_white(data: bytes, left: tuple[int, int, int]) -> None:
     pixels = decode_image(data)
     assert (pixels[:, :4] == left).all() and (pixels[:, 4:] == 255).all()
+
+
+def test_what_libraries_say_of_bad_files_becomes_one_short_line() -> None:
+    said = f"<_io.BytesIO object at 0x7ff1> \x1b[31m\nü\udc80{'x' * 10**6}"
+    told = BadSample("undecodable", said).detail
+    assert told.startswith(r"<_io.BytesIO object> \x1b[31m\nü\udc80xxx") and len(told) == 200
+    assert BadSample("animated").detail == ""
 
 
 def test_half_transparent_is_half_white() -> None:

@@ -276,10 +276,13 @@ class Colours:
     def __len__(self) -> int:
         return COLOURS
 
+    def key(self, i: int) -> str:
+        return f"{i:03d}"
+
     def __getitem__(self, i: int) -> Sample:
         encoded = io.BytesIO()
         Image.new("RGB", (20, 16), (20 * i, 255 - 20 * i, 90)).save(encoded, "PNG")
-        return Sample(f"{i:03d}", encoded.getvalue(), "png", f"colour number {i}", split=HELD_OUT)
+        return Sample(self.key(i), encoded.getvalue(), "png", f"colour number {i}", split=HELD_OUT)
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,9 @@ class Rectangles:
     def __len__(self) -> int:
         return 64
 
+    def key(self, number: int) -> str:
+        return f"{number:04d}"
+
     def __getitem__(self, number: int) -> Sample:
         """Every eighth is held out."""
         height, width = ((32, 32), (50, 30), (32, 32), (26, 41))[number % 4]
@@ -47,7 +50,7 @@ class Rectangles:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
         split = TRAIN if number % 8 else HELD_OUT
-        return Sample(f"{number:04d}", buffer.getvalue(), "png", f"picture {number}", split=split)
+        return Sample(self.key(number), buffer.getvalue(), "png", f"picture {number}", split=split)
 
 
 @pytest.fixture

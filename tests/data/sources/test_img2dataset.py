@@ -1,5 +1,6 @@
 import io
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from made_files import make_tar
 from PIL import Image
 
 from data.errors import DataError
+from data.index import Index
 from data.prepare import prepare
 from data.sources import HELD_OUT, LeftOut
 from data.stream import Storage
@@ -72,6 +74,16 @@ def test_filtered_without_duplicates_in_full_shards(shards: Path, tmp_path: Path
     assert again[0].image == found[0].image and again[0].metadata == found[0].metadata
 
 
+def test_a_source_within_its_output_is_refused(shards: Path) -> None:
+    inside = shards.rename(shards.parent / "train")
+    before = {path.name: path.read_bytes() for path in inside.iterdir()}
+    for output in (None, shards.parent):  # with an index in memory, and with one to write
+        with pytest.raises(DataError, match=r"train/00000\.tar is there already"):
+            prepare(source("img2dataset", url=inside, output=output), str(shards.parent), Storage(), 7)
+    assert {path.name: path.read_bytes() for path in inside.iterdir()} == before
+    assert list(shards.parent.iterdir()) == [inside]
+
+
 def test_names_that_lead_out_of_the_archive_are_refused(tmp_path: Path) -> None:
     image = picture(1)
     members = {"../../x.jpg": image, "/abs/y.jpg": image, "a/b.jpg": image, "a\\c.jpg": image}
@@ -80,6 +92,47 @@ def test_names_that_lead_out_of_the_archive_are_refused(tmp_path: Path) -> None:
     assert manifest["dropped"] == {"unsafe_name": 3}
     assert manifest["splits"]["train"]["samples"] == 1
     assert np.array_equal(sorted(path.name for path in tmp_path.iterdir()), ["0.tar", "out"])
+
+
+def test_names_as_tar_writes_them_are_harmless(tmp_path: Path) -> None:
+    """`tar cf x.tar -C dir .`, a folder with a dot, and hidden files."""
+    names = ("./0001.jpg", "./v1.0/0002.jpg", "v1.0/0002.jpg", "./a~b.jpg", "./.hidden.jpg", "./../up.jpg")
+    (tmp_path / "0.tar").write_bytes(make_tar({name: picture(n) for n, name in enumerate(names)}))
+    found = source("img2dataset", url=tmp_path, held_out=0.0)
+    assert [found[n].key for n in range(4)] == ["0001", "v1_0_0002", "v1_0_0002", "a_b"]
+    for position in (4, 5):
+        with pytest.raises(LeftOut, match="unsafe_name"):
+            found[position]
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_equal_and_long_keys_of_several_shards_stay_apart(tmp_path: Path, filtered: bool) -> None:
+    names = ("1", "2", "ü" * 250)
+    for shard in ("a", "b"):
+        (tmp_path / shard).mkdir()
+        details = b'{"of_b":1}' if shard == "b" else b"{}"
+        members = {f"{name}.{kind}": data for name in names for kind, data in (("jpg", picture(1)), ("json", details))}
+        (tmp_path / shard / "0.tar").write_bytes(make_tar(members))
+    where = "{of_b:{at_least:1}}" if filtered else "{}"
+    found = source("img2dataset", url=f"[{tmp_path}/a,{tmp_path}/b]", held_out=0.0, where=where)
+    prepare(found, str(tmp_path / "out"), Storage(), 2)
+    written = Index.load(str(tmp_path / "out/train"), Storage())
+    of_a, of_b = ["1", "2", found.key(2)], ["1~2", "2~2", f"{found.key(2)}~2"]
+    assert [written.sample(n)[1].key for n in range(len(written))] == (of_b if filtered else of_a + of_b)
+
+
+def test_headers_are_read_once_and_stay_out_of_memory(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = {"url": "shards", "output": "out", "processes": 1}
+    found = source("img2dataset", **settings)
+    in_memory = source("img2dataset", url=shards)
+    assert found.settings == in_memory.settings and list(found) == list(in_memory)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/preparation/index").glob("*.npz")}
+    assert len(kept) == 2 and len(pickle.dumps(source("img2dataset", **settings))) < len(pickle.dumps(in_memory))
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    prepare(found, str(tmp_path / "out"), Storage())
 
 
 def test_a_shard_cut_short_loses_its_last_sample_alone(shards: Path, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import io
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,20 @@ def test_boxes_in_pixels_of_the_picture_as_it_is_seen(folder: Path, names_first:
     ]
     tokens = inputs_of("layout_openimages", found[1])["layout"]
     assert tokens.shape == (92,) and tokens[:6:3].tolist() == [0, 1]  # the largest first
+
+
+def test_boxes_take_little_more_memory_than_their_numbers(folder: Path) -> None:
+    boxes = 20_000  # 1.2 MB of text, which is read a megabyte at a time
+    lines = [f"{n // 8:016x},xclick,/m/dog,1,0.1234567,0.2345678,0.3456789,0.{n:07d},0" for n in range(boxes)]
+    (folder / "boxes.csv").write_text("\n".join([HEADER, *lines]))
+    paths = {"images": folder / "images", "boxes": folder / "boxes.csv", "classes": folder / "classes.csv"}
+    tracemalloc.start()
+    try:
+        found = source("openimages", **paths)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found) == boxes // 8 and peak < 300 * boxes
 
 
 def test_another_file_is_named(folder: Path) -> None:

@@ -101,6 +101,18 @@ def test_several_captions(folder: Path) -> None:
     assert (sample.caption, sample.metadata) == ("one", {"captions": ["one", "uno"]})
 
 
+def test_a_row_for_each_caption(folder: Path) -> None:
+    """As Flickr's tables are."""
+    table = folder.parent / "captions.csv"
+    table.write_text("image,n,text,by\nc.webp,0,one,me\nb/1.jpg,0,uno,me\nc.webp,1,two,me\nc.webp,2,,me\n")
+    found = source("image_folder", folder=folder, captions=table, file_column="image")
+    assert found.dropped == {"no_file_name": 0}
+    assert [(sample.key, sample.caption, sample.metadata) for sample in found] == [
+        ("c", "one", {"captions": ["one", "two"], "n": ["0", "1", "2"], "by": "me"}),
+        ("b_1", "uno", {"n": "0", "by": "me"}),
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
