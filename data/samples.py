@@ -26,6 +26,8 @@ from data.view import Shape
 
 _REPLACEMENT = 1  # a keyed stream of its own; the transforms draw from stream 0
 _REPLACEMENTS = 20
+_WAITING_BYTES = 16 << 20
+"""Of members of samples whose pictures wait to be scaled together: a batch of large ones would take too much."""
 
 Read = tuple[Seen, str, dict[str, Tensor]]
 """What is seen of the picture, caption, and the inputs by name."""
@@ -35,14 +37,22 @@ Located = tuple[int, str, Entry]
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A sample whose picture is decoded. place: its shard URL and entry; the others as in `data.inputs.Parts`."""
+    """A sample whose picture is decoded. number: its global sample number. place: its shard URL and entry. spares: the
+    places of those that may still stand in for it. The others are as in `data.inputs.Parts`."""
 
+    number: int
     place: tuple[str, Entry]
+    spares: Iterator[tuple[str, Entry]]
     members: Mapping[str, bytes]
     details: Mapping[str, Any]
     caption: str
     seen: Seen
     generator: np.random.Generator
+
+    @property
+    def held_bytes(self) -> int:
+        """Of its members."""
+        return sum(map(len, self.members.values()))
 
 
 class Numbered(Protocol):
@@ -139,15 +149,23 @@ class Samples(Dataset[Batch]):
 
     def _read(self, numbers: Sequence[int], located: Sequence[Located]) -> tuple[list[Read], list[Fault]]:
         """What is read of the samples, or of their spares, and what was wrong with those."""
+        found: list[Read] = []
         faults: list[Fault] = []
-        places = [
-            itertools.chain([(url, entry)], self._spares(number))
-            for number, (_, url, entry) in zip(numbers, located, strict=True)
-        ]
-        opened = [self._opened(*each, faults) for each in zip(numbers, places, strict=True)]
-        seen = scaled([sample.seen for sample in opened])
-        found = [self._whole(*each, faults) for each in zip(numbers, places, opened, seen, strict=True)]
+        waiting: list[_Opened] = []
+        held_bytes = 0
+        for number, (_, url, entry) in zip(numbers, located, strict=True):
+            waiting.append(self._opened(number, itertools.chain([(url, entry)], self._spares(number)), faults))
+            held_bytes += waiting[-1].held_bytes
+            if held_bytes > _WAITING_BYTES:
+                found += self._finished(waiting, faults)
+                waiting, held_bytes = [], 0
+        found += self._finished(waiting, faults)
         return found, sorted(faults, key=lambda fault: fault.number)
+
+    def _finished(self, opened: Sequence[_Opened], faults: list[Fault]) -> list[Read]:
+        """These samples with their images ready and their inputs read."""
+        seen = scaled([sample.seen for sample in opened])
+        return [self._whole(*each, faults) for each in zip(opened, seen, strict=True)]
 
     def _opened(self, number: int, places: Iterator[tuple[str, Entry]], faults: list[Fault]) -> _Opened:
         """The first of a sample and its spares whose picture can be decoded. Raises DataError where none can."""
@@ -159,7 +177,7 @@ class Samples(Dataset[Batch]):
                 details = details_of(members)
                 caption = choose_caption(members, details, generator)
                 seen = self.pictures.read(members, generator, self.numbered.shape(number))
-                return _Opened(place, members, details, caption, seen, generator)
+                return _Opened(number, place, places, members, details, caption, seen, generator)
             except BadSample as error:
                 faults.append(_fault(error, place, number))
                 last = str(error)
@@ -168,17 +186,15 @@ class Samples(Dataset[Batch]):
             f"{faults[-1]}: {last}. Check that these are the right shards"
         )
 
-    def _whole(
-        self, number: int, places: Iterator[tuple[str, Entry]], opened: _Opened, seen: Seen, faults: list[Fault]
-    ) -> Read:
+    def _whole(self, opened: _Opened, seen: Seen, faults: list[Fault]) -> Read:
         """A sample with its inputs, or the first of its spares that has them."""
         while True:
             parts = Parts(opened.members, opened.details, opened.caption, seen.image, seen.view, opened.generator)
             try:
                 return seen, opened.caption, {name: kind.read(parts) for name, kind in self.inputs.items()}
             except BadSample as error:
-                faults.append(_fault(error, opened.place, number))
-            opened = self._opened(number, places, faults)
+                faults.append(_fault(error, opened.place, opened.number))
+            opened = self._opened(opened.number, opened.spares, faults)
             seen = scaled([opened.seen])[0]
 
     def _spares(self, number: int) -> Iterator[tuple[str, Entry]]:

@@ -114,7 +114,7 @@ class LowGoodput:
         goodput = row.get("run/goodput")
         if goodput is None or goodput >= self.share:
             return None
-        return f"goodput is {goodput:.0%} of the time since the run began; `ldm report run=…` says what took the rest"
+        return f"goodput is {goodput:.0%} of the time since the run began; the run's report says what took the rest"
 
 
 class LossSpike:

@@ -22,7 +22,6 @@ from training.preemption import StopRequest
 from training.progress import Progress
 from training.schedule import LearningRate
 from training.tasks import Task
-from training.tracker import Tracker
 from training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -81,9 +80,8 @@ def fit(
     """
     tracker, meter, watchdog = instruments.tracker, instruments.meter, instruments.watchdog
     watched = WatchedBatches(batches)
-    if state.step == 0 or (state.step == steps and not ranks.any(tracker.has(steps))):  # it ended in its last look
-        seen = {"images_seen": state.images_seen, "time": time.time()}
-        tracker.log(state.step, seen | look(monitor, state.step, watchdog))
+    if state.step == 0:
+        tracker.log(0, {"images_seen": 0, "time": time.time()} | look(monitor, 0, watchdog))
     progress = Progress("train", steps, state.step, shown=ranks.is_main)
     while state.step < steps:
         updates = [engine.updates for engine in task.engines.values()]
@@ -126,16 +124,14 @@ def fit(
         row |= account(state.images_seen + state.batches_left_out * global_batch) | checkpoints.newest
         row |= {f"data/bad/{reason}": count for reason, count in state.bad_samples.items()}
         is_last = state.step == steps
-        if is_last and checkpoints.retention.best is None:  # a last look can take hours, and nothing is lost meanwhile
-            row |= save(task, state, row, checkpoints, tracker, watchdog)
-            with watchdog.paused():
-                checkpoints.finish()
+        if is_last or not stopping:  # a look can take longer than there is until the job is killed
             row |= look(monitor, state.step, watchdog)
-        else:
-            if not stopping:
-                row |= look(monitor, state.step, watchdog)
-            if stopping or is_last or state.step % checkpoint_every == 0:
-                row |= save(task, state, row, checkpoints, tracker, watchdog)
+        if stopping or is_last or state.step % checkpoint_every == 0:
+            extra = numbers_kept(task, state) | checkpoints.retention.measured(row)
+            with watchdog.paused():
+                row["checkpoint/stall_seconds"] = checkpoints.save(
+                    task.engines, state.step, state.images_seen, extra, before_it_counts=tracker.flush
+                )
         row |= instruments.goodput.row(row["speed/step_seconds"], row["data/wait_seconds"])
         tracker.log(state.step, row)
         progress.advance(row)
@@ -149,21 +145,6 @@ def fit(
     finished = state.step == steps
     progress.close("done" if finished else f"stopped by {stop.received.name if stop.received else 'another rank'}")
     return finished
-
-
-def save(
-    task: Task,
-    state: TrainState,
-    row: dict[str, float],
-    checkpoints: Checkpoints,
-    tracker: Tracker,
-    watchdog: Watchdog,
-) -> dict[str, float]:
-    """Begins to write a checkpoint, which keeps what it is compared by. Returns `checkpoint/stall_seconds`."""
-    extra = numbers_kept(task, state) | checkpoints.retention.measured(row)
-    with watchdog.paused():
-        stall = checkpoints.save(task.engines, state.step, state.images_seen, extra, before_it_counts=tracker.flush)
-    return {"checkpoint/stall_seconds": stall}
 
 
 def numbers_kept(task: Task, state: TrainState) -> dict[str, Any]:

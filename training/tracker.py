@@ -44,16 +44,12 @@ class Tracker:
             return
         path = folder / "metrics.jsonl"
         # A run without a checkpoint begins anew: the line of step 0 of the attempt before goes too.
-        self._last_step = _cut_after(path, resume_step or -1)
+        _cut_after(path, resume_step or -1)
         self._file = path.open("a", buffering=1)  # whole lines, so that `flush` may come from another thread
         if mode != "disabled":
             from training.wandb_run import WandbRun, rows_of
 
             self._wandb = WandbRun(folder, config, project, is_online(mode), x_axis, rewind, resume_step, rows_of(path))
-
-    def has(self, step: int) -> bool:
-        """Whether the last line that was there at the start is of this step; False on ranks that write none."""
-        return self._file is not None and self._last_step == step
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Records scalars of one step."""
@@ -90,11 +86,11 @@ class Tracker:
             self._wandb.finish(failed)
 
 
-def _cut_after(path: Path, step: int) -> int | None:
-    """Drops lines of later steps than `step`, and a last line that a crash tore. Returns the step of the last one."""
+def _cut_after(path: Path, step: int) -> None:
+    """Drops lines of later steps than `step`, and a last line that a crash tore."""
     if not path.exists():
-        return None
-    kept, last = [], None
+        return
+    kept = []
     for line in path.read_text().splitlines():
         try:
             row = json.loads(line)
@@ -102,8 +98,6 @@ def _cut_after(path: Path, step: int) -> int | None:
             continue
         if row["step"] <= step:
             kept.append(line)
-            last = int(row["step"])
     partial = path.with_suffix(".partial")
     partial.write_text("".join(line + "\n" for line in kept))
     partial.replace(path)
-    return last

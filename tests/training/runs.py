@@ -20,7 +20,7 @@ from training.dataset import training_sources
 from training.distributed import Distributed
 from training.fit import restore_or_begin
 from training.instruments import build_instruments
-from training.loop import Monitor, fit
+from training.loop import fit
 from training.preemption import StopRequest
 
 
@@ -48,7 +48,6 @@ def train(
     folder: Path,
     until: int,
     goes_on_from: Callable[[int], None] = lambda step: None,
-    monitor: Monitor | None = None,
 ) -> tuple[Any, list[dict[str, float]]]:
     """Trains from the newest checkpoint in `folder`, whose step `goes_on_from` is told, to step `until`; returns the
     task and metrics.jsonl's rows."""
@@ -75,7 +74,7 @@ def train(
             instantiate(config.learning_rate),
             config.checkpoint.every,
             checkpoints,
-            monitor or NoMonitor(),
+            NoMonitor(),
             instruments,
             ranks,
             StopRequest(),

@@ -186,9 +186,9 @@ def test_the_command_that_a_run_names_computes_its_step_again(tiny_diffusion: li
     status, _, said = finish(ldm("train", *tiny_diffusion, *STORE, *overrides))
     assert status == 2
     command = said.split("`ldm ")[1].split("`")[0]
-    status, told, _ = finish(ldm(*command.split()))
-    assert status == 2
-    assert "first that is infinite or not a number: output of model." in told
+    status, told, err = finish(ldm(*command.split()))
+    assert status == 2, err
+    assert "first that is infinite or not a number: output of model." in told, err
     file = ReplayFile.read(Path(command.split("=")[1]))
     for line, (loss, _) in zip(told.splitlines()[1:], file.in_order, strict=False):
         assert line.startswith(f"  loss {loss:.9g} of samples ") and line.endswith(f" had {loss:.9g}")

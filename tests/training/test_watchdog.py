@@ -17,6 +17,7 @@ import pytest
 
 from tests.conftest import finish
 from tests.training.test_interruption import START_SECONDS, Run, assert_gone, family, no_orphans, ranks, wait_for
+from training.checkpoint_files import newest_complete, step_of
 from training.failures import FAILURES, path_of
 from training.starts import FAILED, FINISHED, read_starts
 from training.watchdog import HUNG_STATUS, SLOW_STEP, Watchdog
@@ -137,10 +138,12 @@ def test_a_run_that_hangs_ends_and_goes_on(
     [start] = read_starts(run.folder)
     assert start.end == FAILED and start.error is not None and "no step was finished" in start.error
     assert start.last_step is not None and start.last_step >= run.step
+    newest = newest_complete(run.folder / "checkpoints")  # that of a step right before may not have been complete yet
+    assert newest is not None and start.last_step - step_of(newest) < 8
     no_orphans.append(command := run.start(f"steps={run.step + 3}"))
     status, _, err = finish(command)
     assert status == 0, err
-    assert f"going on from step {start.last_step - start.last_step % 4} of" in err
+    assert f"going on from step {step_of(newest)} of" in err
     assert [start.end for start in read_starts(run.folder)] == [FAILED, FINISHED]
     row = run.rows()[-1]
     assert row["run/restarts"] == 1 and 0 < row["run/goodput"] < 1
