@@ -32,6 +32,7 @@ from training.engine import Engine
 from training.loss_spikes import ROLL_BACK, SpikeGuard
 from training.modules import ReconstructionModule, build_modules
 from training.retention import Best, Retention
+from training.schedule import LearningRate, Pace
 from training.tasks import Task
 from training.tasks.autoencoder import AutoencoderTask
 from training.tasks.diffusion import DiffusionTask
@@ -165,6 +166,12 @@ def build_checkpoints(config: DictConfig, ranks: Distributed) -> Checkpoints:
     if settings.upload is not None:
         uploads = Uploads(CheckpointStore(settings.upload, instantiate(settings.storage)), ranks, retention)
     return Checkpoints(Path(config.run.folder) / "checkpoints", ranks, retention, uploads)
+
+
+def build_pace(config: DictConfig) -> Pace:
+    """How far the run goes, and by what steps."""
+    schedule: LearningRate = instantiate(config.learning_rate)
+    return Pace(config.steps, config.batch.global_size, schedule, config.checkpoint.every)
 
 
 def build_prompts(config: DictConfig) -> dict[str, Tensor]:

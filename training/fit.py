@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import time
-from collections import Counter
 from pathlib import Path
 
 import torch
@@ -24,15 +23,15 @@ from evaluation.report import write_report
 from evaluation.weights import WeightsError
 from models.latent_diffusion import LatentDiffusion
 from models.noisy_classifier import NoisyClassifier
-from training.build import build_checkpoints, build_eval_model, build_loader, build_prompts, build_task
+from training.build import build_checkpoints, build_eval_model, build_loader, build_pace, build_prompts, build_task
 from training.checkpoint import Checkpoints
-from training.checkpoint_files import Manifest
 from training.classifier_monitor import NoisyClassifierMonitor
 from training.compose import CONFIG_FOLDER
 from training.dataset import held_out_samples, note_data, training_sources
 from training.distributed import Distributed
 from training.instruments import build_instruments
-from training.loop import Monitor, TrainState, fit
+from training.look import Monitor
+from training.loop import fit
 from training.loss_spikes import RollBack
 from training.monitors import AutoencoderMonitor, DiffusionMonitor
 from training.non_finite import NonFiniteStep
@@ -45,6 +44,7 @@ from training.tasks.diffusion import DiffusionTask
 from training.tasks.latents import LatentTask
 from training.tasks.noisy_classifier import NoisyClassifierTask
 from training.tracker import Tracker
+from training.train_state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -108,10 +108,7 @@ def _train_on(
                 batches,
                 loader.account,
                 state,
-                config.steps,
-                config.batch.global_size,
-                instantiate(config.learning_rate),
-                config.checkpoint.every,
+                build_pace(config),
                 checkpoints,
                 monitor,
                 instruments,
@@ -144,7 +141,7 @@ def _before_spike(task: Task, checkpoints: Checkpoints, spike: TrainState, ranks
     manifest = checkpoints.restore_newest(task.engines)
     guard = task.engines["model"].guard
     assert manifest is not None and guard is not None
-    state = _state_of(manifest, task)
+    state = TrainState.of(manifest, task)
     guard.check(spike.roll_backs + 1 - state.roll_backs)
     state.roll_backs = spike.roll_backs + 1
     state.batches_left_out = spike.batch + 1 - state.step
@@ -167,19 +164,7 @@ def restore_or_begin(
         return TrainState()
     if ranks.is_main:
         log.info("going on from step %d of %d", manifest.step, config.steps)
-    return _state_of(manifest, task)
-
-
-def _state_of(manifest: Manifest, task: Task) -> TrainState:
-    """Where the run was when the checkpoint was saved; the task gets its part of it."""
-    extra = manifest.extra
-    task.load_extra_state(extra)
-    if (guard := task.engines["model"].guard) is not None and (spikes := extra.get("loss_spikes")):
-        guard.load_state(spikes)
-    for name, scaling in extra.get("loss_scaling", {}).items():
-        task.engines[name].set_loss_scaling(scaling)
-    left_out, roll_backs = extra.get("batches_left_out", 0), extra.get("roll_backs", 0)
-    return TrainState(manifest.step, manifest.images_seen, Counter(extra["bad_samples"]), left_out, roll_backs)
+    return TrainState.of(manifest, task)
 
 
 def build_monitor(

@@ -31,6 +31,12 @@ class Instruments:
     alerts: Alerts
     watchdog: Watchdog
 
+    def record(self, step: int, row: dict[str, float]) -> None:
+        """Keeps a step's row, goodput added, and raises the alarms that it calls for."""
+        row |= self.goodput.row(row["speed/step_seconds"], row["data/wait_seconds"])
+        self.tracker.log(step, row)
+        self.alerts.look(step, row)
+
 
 def build_instruments(
     config: DictConfig,

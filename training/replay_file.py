@@ -20,9 +20,9 @@ from training.checkpoint import Checkpoints
 from training.checkpoint_files import CheckpointNotWritten, folder_name
 from training.distributed import Distributed
 from training.errors import ConfigurationError
-from training.loop import TrainState, numbers_kept
 from training.non_finite import NonFiniteStep
 from training.tasks import Task
+from training.train_state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def leave_replay(
 
     checkpoints = Checkpoints(target, ranks)
     try:
-        checkpoints.save(task.engines, failure.step, state.images_seen, numbers_kept(task, state), write)
+        checkpoints.save(task.engines, failure.step, state.images_seen, state.kept(task), write)
         checkpoints.finish()
     except CheckpointNotWritten as error:
         if ranks.is_main:

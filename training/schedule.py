@@ -35,3 +35,17 @@ class LearningRate:
             return self.base
         done = (step - warmup) / max(1, steps - warmup)
         return self.base * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How far a run goes, and by what steps: each on `global_batch` images, each `checkpoint_every`-th saved."""
+
+    steps: int
+    global_batch: int
+    schedule: LearningRate
+    checkpoint_every: int
+
+    def learning_rate(self, step: int) -> float:
+        """Of step `step`, from 0."""
+        return self.schedule.at(step, self.steps, self.global_batch)

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from training.build import build_checkpoints, build_loader, build_task
+from training.build import build_checkpoints, build_loader, build_pace, build_task
 from training.compose import CONFIG_FOLDER
 from training.dataset import training_sources
 from training.distributed import Distributed
@@ -69,10 +69,7 @@ def train(
             batches,
             loader.account,
             state,
-            until,
-            config.batch.global_size,
-            instantiate(config.learning_rate),
-            config.checkpoint.every,
+            build_pace(config),
             checkpoints,
             NoMonitor(),
             instruments,
