@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -57,6 +58,13 @@ class Squares:
         caption, metadata = f"a {colour} square", {"label": number % 4}
         split = TRAIN if number % 8 else HELD_OUT
         return Sample(self.key(number), buffer.getvalue(), "png", caption, metadata, split=split)
+
+
+@pytest.fixture(autouse=True)
+def quiet_loggers() -> None:
+    """Ours as a new process has them: commands, which some tests call in their own process, turn on their news."""
+    for name in ("data", "training", "evaluation"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 def untrained_first_stage(path: Path) -> None:
