@@ -39,16 +39,6 @@ def test_headers_are_read_where_there_is_no_index(shards: Callable[..., str], ca
         index.sample(5)
 
 
-def test_an_index_of_wids_is_enough(shards: Callable[..., str]) -> None:
-    folder = shards(3, 2)
-    bare = Index.load(folder, Storage())
-    listed = [{"url": f"0000{n}.tar", "nsamples": size} for n, size in enumerate((3, 2))]
-    (Path(folder) / "index.json").write_text(json.dumps({"wids_version": 1, "shardlist": listed}))
-    for urls in (folder, f"{folder}/index.json", [f"{folder}/index.json"]):
-        index = Index.load(urls, Storage())
-        assert [index.sample(n) for n in range(5)] == [bare.sample(n) for n in range(5)]
-
-
 def test_an_index_that_does_not_fit_its_shard_is_named(shards: Callable[..., str]) -> None:
     folder = shards(3)
     content = {"shardlist": [{"url": "00000.tar", "nsamples": 4}]}
