@@ -136,6 +136,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 # Requested here so that it waits for its time limit while others train.
+@pytest.mark.slow
 @pytest.mark.usefixtures("job_near_its_time_limit")
 def test_two_nodes_train_and_requeued_go_on_where_they_stopped(
     cluster: Cluster, tiny_diffusion: list[str], tmp_path: Path, on_ranks: OnRanks
@@ -159,6 +160,7 @@ def test_two_nodes_train_and_requeued_go_on_where_they_stopped(
     assert [row["train/loss"] for row in rows(folder)[1:]] == straight
 
 
+@pytest.mark.slow
 def test_time_limit_sends_the_job_back_to_the_queue(
     cluster: Cluster, job_near_its_time_limit: tuple[str, Path]
 ) -> None:

@@ -66,6 +66,7 @@ def test_an_update_that_overflows_is_left_out_on_every_rank(world: int, on_ranks
             assert told == [[True, 5, SCALE], [True, 5, SCALE / 2], [False, 6, SCALE / 2]], f"ZeRO {stage}"
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_bit_for_bit_with_its_scale(tiny_diffusion: list[str], tmp_path: Path, on_ranks: OnRanks) -> None:
     half = [*tiny_diffusion, "engine=zero2", "engine.precision=fp16"]
     assert unequal(on_ranks(2, straight_and_interrupted, half, tmp_path)) == {}

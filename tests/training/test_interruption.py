@@ -157,18 +157,10 @@ def undisturbed_run(ranks: Distributed, overrides: list[str], folder: Path) -> b
     return True
 
 
-def test_an_interrupted_run_ends_as_an_undisturbed_one(
-    tiny_diffusion: list[str], tmp_path: Path, no_orphans: list[Command], on_ranks: OnRanks
-) -> None:
-    run = Run(tiny_diffusion, tmp_path / "disturbed")
-
-    def start(*overrides: str) -> tuple[Command, int]:
-        step = run.step
-        no_orphans.append(command := run.start(*overrides))
-        return command, step
-
-    # Ctrl-C amid training: the step is finished and saved.
-    command, before = start()
+def interrupted(run: Run, no_orphans: list[Command]) -> None:
+    """Ctrl-C amid training: the step is finished and saved."""
+    before = run.step
+    no_orphans.append(command := run.start())
     wait_for(lambda: run.step > before, command, START_SECONDS)
     everyone = family(command)
     command.send_signal(signal.SIGINT)
@@ -177,11 +169,14 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     assert "stopped by SIGINT" in err
     assert "Traceback" not in err, err
     assert_gone(everyone, 5)
-    assert EVERY <= run.step < STEPS
+    assert before < run.step < STEPS
     assert [row["step"] for row in run.rows()] == list(range(run.step + 1))
 
-    # A rank dies: the job ends by itself and says which and how.
-    command, before = start()
+
+def robbed_of_a_rank(run: Run, no_orphans: list[Command]) -> None:
+    """A rank dies: the job ends by itself and says which and how."""
+    before = run.step
+    no_orphans.append(command := run.start())
     wait_for(lambda: run.step > before, command, START_SECONDS)
     everyone = family(command)
     [victim] = [rank for rank in ranks(command) if rank.environ()["RANK"] == "1"]
@@ -195,8 +190,11 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     assert_gone(everyone, 10)
     assert run.step < STEPS
 
-    # The launcher dies: ranks, workers and store end with it.
-    command, before = start(*(STORE if HAS_STORE else ()))
+
+def robbed_of_its_launcher(run: Run, no_orphans: list[Command]) -> None:
+    """The launcher dies: ranks, workers and store end with it."""
+    before = run.step
+    no_orphans.append(command := run.start(*(STORE if HAS_STORE else ())))
     wait_for(lambda: run.step > before, command, START_SECONDS)
     everyone = family(command)
     assert any("weed" in process.name() for process in everyone) == HAS_STORE
@@ -205,8 +203,28 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     assert_gone(everyone, 10)
     assert run.step < STEPS
 
-    command, before = start()
-    assert before > EVERY
+
+@pytest.mark.parametrize(
+    "disturbances",
+    [
+        [robbed_of_a_rank],
+        pytest.param([interrupted, robbed_of_a_rank, robbed_of_its_launcher], marks=pytest.mark.slow),
+    ],
+    ids=["killed", "everything"],
+)
+def test_a_disturbed_run_ends_as_an_undisturbed_one(
+    disturbances: list[Callable[[Run, list[Command]], None]],
+    tiny_diffusion: list[str],
+    tmp_path: Path,
+    no_orphans: list[Command],
+    on_ranks: OnRanks,
+) -> None:
+    run = Run(tiny_diffusion, tmp_path / "disturbed")
+    for disturb in disturbances:
+        disturb(run, no_orphans)
+    before = run.step
+    assert before >= EVERY
+    no_orphans.append(command := run.start())
     status, _, err = finish(command)
     assert status == 0, err
     assert f"going on from step {before} of {STEPS}" in err

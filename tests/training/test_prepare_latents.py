@@ -87,7 +87,7 @@ def rows_of(ranks: Distributed, overrides: list[str], folder: Path) -> list[dict
     return train(ranks, kept, folder, 3)[1][1:]
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("precision", [pytest.param("fp16", marks=pytest.mark.slow), "bf16"])
 def test_losses_are_those_of_online_encoding_to_the_precision(
     precision: str, overrides: list[str], tmp_path: Path, on_ranks: OnRanks
 ) -> None:
